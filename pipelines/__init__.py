@@ -1,0 +1,1 @@
+"""What a node calls: stages as plain functions and classes. Runs without ComfyUI."""

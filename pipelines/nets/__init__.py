@@ -1,0 +1,1 @@
+"""Network architectures whose state dicts match the published checkpoints."""

@@ -1,0 +1,1 @@
+"""Training objectives and loops of the papers, and the recipes that made the bundled mini models."""
