@@ -1,0 +1,125 @@
+"""How close a reconstruction is to the truth: points on surfaces, and pictures.
+
+Surface scores follow InstantMesh section 4 (16k points sampled uniformly from each surface, both meshes in [-1, 1]^3). The Chamfer
+distance is the sum of the two mean nearest-neighbour distances, not squared and not halved.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .data.mesh import Mesh
+
+_LEAST_ERROR = 1e-10  # a mean squared error below this counts as equal pictures: 100 dB
+
+
+def sample_surface(mesh: Mesh, count: int, seed: int) -> Tensor:
+    """`count` points drawn uniformly by area from the mesh's surface, (count, 3) float32; the same seed gives the same points.
+
+    Raises:
+        ValueError: the mesh has no faces, or all its faces have no area.
+    """
+    if mesh.faces.shape[0] == 0:
+        raise ValueError("Sampling points: the mesh has no faces, so there is no surface to sample.")
+    corners = mesh.vertices.double().cpu()[mesh.faces.cpu()]
+    edge_a, edge_b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    cumulative = torch.linalg.cross(edge_a, edge_b).norm(dim=-1).cumsum(0)
+    total = float(cumulative[-1])
+    if not total > 0:
+        raise ValueError("Sampling points: every face of the mesh has zero area.")
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand((count, 3), dtype=torch.float64, generator=generator)
+    face = torch.searchsorted(cumulative, draws[:, 0] * total, right=True).clamp(max=mesh.faces.shape[0] - 1)
+    u, v = draws[:, 1:2], draws[:, 2:3]
+    outside = u + v > 1  # fold the square's far half back onto the triangle
+    u, v = torch.where(outside, 1 - u, u), torch.where(outside, 1 - v, v)
+    return (corners[face, 0] + u * edge_a[face] + v * edge_b[face]).float()
+
+
+def nearest_distances(points: Tensor, others: Tensor) -> Tensor:
+    """Distance from each of `points` (N, 3) to the nearest of `others` (M, 3): (N,) float64.
+
+    Raises:
+        ValueError: either set is empty.
+    """
+    from scipy.spatial import cKDTree
+
+    if points.shape[0] == 0 or others.shape[0] == 0:
+        raise ValueError("Comparing surfaces: one of the two point sets is empty.")
+    distance, _ = cKDTree(others.double().numpy()).query(points.double().numpy())
+    return torch.from_numpy(distance)
+
+
+def chamfer(points: Tensor, truth: Tensor) -> float:
+    """Chamfer distance of two point sets (N, 3) and (M, 3): mean distance there plus mean distance back, world units."""
+    return float(nearest_distances(points, truth).mean() + nearest_distances(truth, points).mean())
+
+
+def fscore(points: Tensor, truth: Tensor, threshold: float) -> float:
+    """F-score: harmonic mean of precision (share of `points` within `threshold` of the truth) and recall (the reverse)."""
+    return _fscore(nearest_distances(points, truth), nearest_distances(truth, points), threshold)
+
+
+def surface_scores(points: Tensor, truth: Tensor, thresholds: tuple[float, ...] = (0.2, 0.1, 0.05)) -> dict[str, float]:
+    """`chamfer` and `fscore_<threshold>` of two point sets, with one search each way."""
+    there, back = nearest_distances(points, truth), nearest_distances(truth, points)
+    scores = {f"fscore_{threshold:g}": _fscore(there, back, threshold) for threshold in thresholds}
+    return scores | {"chamfer": float(there.mean() + back.mean())}
+
+
+def psnr(images: Tensor, truth: Tensor, masks: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each view, (N,).
+
+    Args:
+        images, truth: (N, 3, H, W) in [0, 1].
+        masks: (N, 1, H, W), only pixels above one half count; None counts all. A view without such a pixel counts all.
+
+    Returns 100 dB where the pictures are equal.
+    """
+    _same_shape(images, truth)
+    squared = (images.double() - truth.double()) ** 2
+    if masks is None:
+        error = squared.flatten(1).mean(1)
+    else:
+        weight = (masks > 0.5).double()
+        weight = torch.where(weight.flatten(1).any(1)[:, None, None, None], weight, torch.ones_like(weight))
+        error = (squared * weight).flatten(1).sum(1) / (weight.flatten(1).sum(1) * images.shape[1])
+    return -10 * torch.log10(error.clamp(min=_LEAST_ERROR))
+
+
+def box_masks(masks: Tensor) -> Tensor:
+    """The bounding box of each view's object as a mask: (N, 1, H, W) masks -> the same shape, 1 inside the box."""
+    inside = masks > 0.5
+    rows, columns = inside.any(3, keepdim=True), inside.any(2, keepdim=True)
+    return (_span(rows, 2) & _span(columns, 3)).to(masks.dtype)
+
+
+def psnr_box(images: Tensor, truth: Tensor, truth_masks: Tensor) -> Tensor:
+    """`psnr` inside the bounding box of the true object in each view, (N,): white background far from it counts nothing."""
+    return psnr(images, truth, box_masks(truth_masks))
+
+
+def ssim(images: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity of each view, (N,), Gaussian window of 11 pixels; (N, 3, H, W) in [0, 1], at least 11 pixels a side."""
+    from pytorch_msssim import ssim as windowed_ssim
+
+    _same_shape(images, truth)
+    return windowed_ssim(images.float(), truth.float(), data_range=1.0, size_average=False)
+
+
+def _fscore(there: Tensor, back: Tensor, threshold: float) -> float:
+    precision, recall = float((there < threshold).double().mean()), float((back < threshold).double().mean())
+    return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
+
+
+def _span(occupied: Tensor, dim: int) -> Tensor:
+    """True from the first to the last true entry along `dim`."""
+    before = occupied.int().cummax(dim).values
+    after = occupied.int().flip(dim).cummax(dim).values.flip(dim)
+    return (before & after).bool()
+
+
+def _same_shape(images: Tensor, truth: Tensor) -> None:
+    if images.shape != truth.shape:
+        raise ValueError(f"Comparing pictures: shapes differ, {tuple(images.shape)} against {tuple(truth.shape)}.")
