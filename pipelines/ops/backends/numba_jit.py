@@ -1,0 +1,33 @@
+"""How this project compiles numba kernels: nogil, cached on disk where a folder is writable, else in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import torch
+
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles `function` at its first call and keeps the machine code on disk (NUMBA_CACHE_DIR, else beside the source).
+
+    Numba refuses to cache where it finds no writable folder; the kernel is then compiled once per process.
+    No fastmath: the rasteriser relies on e(a, b) == -e(b, a) exactly, which fused multiply-adds would break.
+    """
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        return numba.njit(nogil=True)(function)
+
+
+def for_each(work: Callable[[int], None], count: int) -> None:
+    """Calls work(0) ... work(count - 1), on as many threads as torch may use. Kernels inside release the GIL."""
+    threads = min(torch.get_num_threads(), count)
+    if threads <= 1:
+        for index in range(count):
+            work(index)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(count)))
