@@ -1,0 +1,32 @@
+"""The nodes, one module a stage. The only folder that imports ComfyUI.
+
+A stage module lists its node classes in `NODES`; every module here but the two that serve them is a stage.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import host
+
+SERVICES = {"host", "sockets"}
+
+
+def stage_modules() -> list[str]:
+    """Names of the stage modules of this folder, sorted."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in SERVICES)
+
+
+class LatheExtension(ComfyExtension):
+    """What ComfyUI asks for the pack's nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes, stage by stage."""
+        host.register_model_folder()
+        nodes: list[type[io.ComfyNode]] = []
+        for name in stage_modules():
+            nodes += importlib.import_module(f".{name}", __name__).NODES
+        return nodes
