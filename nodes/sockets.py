@@ -17,7 +17,6 @@ import torch
 from comfy_api.latest import Types, io
 from torch import Tensor
 
-from ..pipelines.data.cameras import Cameras
 from ..pipelines.data.mesh import Mesh
 
 IMAGE, MASK, MESH, VOXEL = io.Image, io.Mask, io.Mesh, io.Voxel
@@ -119,24 +118,6 @@ def masks_in(mask: Tensor) -> Tensor:
 def masks_out(masks: Tensor) -> Tensor:
     """(N, 1, H, W) -> MASK (N, H, W) float32 in [0, 1] on the CPU."""
     return masks.detach().to("cpu", torch.float32).clamp(0, 1)[:, 0].contiguous()
-
-
-def assets_of(frames: int, cameras: Cameras) -> int:
-    """B, how many assets `frames` asset-major images make with these cameras (frames = B * V).
-
-    Raises:
-        ValueError: frames is no whole multiple of V, or the cameras were made for another number of assets.
-    """
-    views = cameras.n_views
-    if frames < 1 or frames % views:
-        raise ValueError(
-            f"{frames} images do not fit cameras of {views} views: give {views} images for each asset, one asset after the other, "
-            f"or pick {frames} views with Select Views."
-        )
-    assets = frames // views
-    if cameras.n_assets not in (None, assets):
-        raise ValueError(f"The cameras were made for {cameras.n_assets} assets, but {frames} images of {views} views each make {assets}.")
-    return assets
 
 
 # ---- MESH ------------------------------------------------------------------------------------------------------------
