@@ -17,6 +17,7 @@ import torch
 from comfy_api.latest import Types, io
 from torch import Tensor
 
+from ..pipelines.cameras import count_assets as assets_of  # noqa: F401  (B of a batch of frames; nodes take it from here)
 from ..pipelines.data.mesh import Mesh
 
 IMAGE, MASK, MESH, VOXEL = io.Image, io.Mask, io.Mesh, io.Voxel

@@ -143,14 +143,12 @@ def count_assets(n_frames: int, cameras: Cameras, what: str = "images") -> int:
     views = cameras.n_views
     if n_frames == 0 or n_frames % views:
         raise ValueError(
-            f"{n_frames} {what} do not fit {views} cameras: each asset needs one of the {what} for each camera, so their number must be "
-            f"a multiple of {views}. Wire the cameras these {what} were made with, or pick matching ones with Select Views."
+            f"{n_frames} {what} do not fit cameras of {views} views: each asset needs {views} {what}, one asset after the other. "
+            f"Wire the cameras these {what} were made with, or choose matching views with Select Views."
         )
     assets = n_frames // views
     if cameras.n_assets not in (None, assets):
-        raise ValueError(
-            f"{n_frames} {what} are {assets} assets of {views} views, but the cameras are posed for {cameras.n_assets} assets."
-        )
+        raise ValueError(f"The cameras are posed for {cameras.n_assets} assets, but {n_frames} {what} of {views} views each are {assets} assets.")
     return assets
 
 

@@ -118,11 +118,11 @@ def per_asset(cameras: Cameras, n: int) -> Cameras:
 def test_frames_and_cameras_must_fit():
     six = sets.preset_cameras("zero123plus_v1.2")
     assert sets.count_assets(12, six) == 2
-    with pytest.raises(ValueError, match="7 images do not fit 6 cameras"):
+    with pytest.raises(ValueError, match="7 images do not fit cameras of 6 views"):
         sets.count_assets(7, six)
     with pytest.raises(ValueError, match="0 images"):
         sets.count_assets(0, six)
-    with pytest.raises(ValueError, match="posed for 3 assets"):
+    with pytest.raises(ValueError, match="3 assets, but 12 images"):
         sets.count_assets(12, per_asset(six, 3))
 
 
