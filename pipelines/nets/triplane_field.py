@@ -1,0 +1,264 @@
+"""A triplane and its heads as a function of space: what the reconstruction network's output means.
+
+The network's cube has +Z up and the object's front along +X; the world has +Y up and the front along +Z. `to_network` and `to_world` are
+the only place where one becomes the other; `planes`, `axis` and everything below them live in the network's space.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.field import FlexiGrid
+from ..ops.flexicubes import CORNERS, grid_cubes, regular_grid
+from .triplane_lrm import Decoder, LRMConfig
+
+DENSITY_LEVEL = 10.0  # where the published models put the surface of a density
+FORMAT, VERSION = "lathe.triplane_field", 1
+
+
+def to_network(xyz: Tensor) -> Tensor:
+    """World vectors (..., 3) in the network's axes: network (x, y, z) = world (z, x, y)."""
+    return xyz[..., [2, 0, 1]]
+
+
+def to_world(xyz: Tensor) -> Tensor:
+    """Network vectors (..., 3) in the world's axes: world (x, y, z) = network (y, z, x)."""
+    return xyz[..., [1, 2, 0]]
+
+
+def sample_planes(planes: Tensor, points: Tensor) -> Tensor:
+    """Features of points: planes (B, 3, C, R, R) and points (B, N, 3) in the network's space -> (B, N, 3*C), plane by plane.
+
+    The planes are (x, y), (x, z) and (z, y), first component along the width, covering [-1, 1]; outside they are zero.
+    """
+    grid = torch.stack([points[..., [0, 1]], points[..., [0, 2]], points[..., [2, 1]]], dim=1)
+    features = F.grid_sample(planes.flatten(0, 1), grid.flatten(0, 1)[:, None], align_corners=False)
+    return features[:, :, 0].unflatten(0, (-1, 3)).flatten(1, 2).transpose(1, 2)
+
+
+def activate_density(raw: Tensor) -> Tensor:
+    """Density of the decoder's first number, softplus(x - 1)."""
+    return F.softplus(raw - 1)
+
+
+def activate_color(raw: Tensor) -> Tensor:
+    """Colour of the decoder's numbers, a sigmoid that reaches 0 and 1: the range is [-0.001, 1.001]."""
+    return torch.sigmoid(raw) * 1.002 - 0.001
+
+
+def repair_empty(sdf: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
+    """Gives a grid without a surface one, so that training on its mesh has a gradient (the published repair, from GET3D).
+
+    Where the corners inside the outermost layer all have one sign, the corner after the centre becomes 1 - min and the two outermost
+    layers -1 - max; for an all-positive sdf that makes the outside negative. A grid with a surface comes back as it is.
+
+    Args:
+        sdf: ((resolution + 1)^3,).
+
+    Returns:
+        the sdf, and a penalty: mean |sdf| where it was repaired, else 0.
+    """
+    n = resolution + 1
+    inner = sdf.view(n, n, n)[1:-1, 1:-1, 1:-1]
+    if bool((inner > 0).any()) and bool((inner < 0).any()):
+        return sdf, sdf.new_zeros(())
+    low, high = sdf.min(), sdf.max()
+    shell = torch.ones(n, n, n, dtype=torch.bool, device=sdf.device)
+    shell[2:-2, 2:-2, 2:-2] = False
+    repaired = torch.where(shell.flatten(), -1 - high, sdf)
+    centre = torch.zeros_like(shell)
+    centre[resolution // 2 + 1, resolution // 2 + 1, resolution // 2 + 1] = True
+    return torch.where(centre.flatten(), 1 - low, repaired), sdf.abs().mean()
+
+
+def _lattice_maps(planes: Tensor, axis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The planes (3, C, R, R) read on the lattice axis x axis x axis: over (x, y), (x, z) and (y, z), each (n, n, C).
+
+    The feature of corner (i, j, k) is their entries [i, j], [i, k] and [j, k], so n^2 samples a plane stand for n^3 points.
+    """
+    a, b = torch.meshgrid(axis, axis, indexing="ij")
+    first_is_width, second_is_width = torch.stack([a, b], dim=-1), torch.stack([b, a], dim=-1)
+    grid = torch.stack([first_is_width, first_is_width, second_is_width])
+    xy, xz, yz = F.grid_sample(planes, grid, align_corners=False).permute(0, 2, 3, 1)
+    return xy, xz, yz
+
+
+def _head_on_lattice(head: nn.Sequential, first: tuple[Tensor, Tensor, Tensor], chunk: int) -> Tensor:
+    """The head's outputs on a lattice, (n^3, outputs), from its first layer's maps over (x, y), (x, z), (y, z), each (n, n, hidden)."""
+    xy, xz, yz = first
+    n = len(xy)
+    rest = head[1:]
+    step = max(1, chunk // (n * n))
+    rows = []
+    for i in range(0, n, step):
+        hidden = xy[i : i + step, :, None] + xz[i : i + step, None] + yz
+        rows.append(rest(hidden.flatten(0, 2)))
+    return torch.cat(rows)
+
+
+def flexi_parameters(planes: Tensor, decoder: Decoder, axis: Tensor, chunk: int = 65536) -> tuple[Tensor, Tensor, Tensor]:
+    """What the mesh heads say on a FlexiCubes lattice, as the published networks define it, before any activation.
+
+    A head's first layer is linear, and so is reading a plane: on a lattice the layer is the sum of three maps over pairs of axes. The
+    weight head's first layer, which takes the features of a cube's 8 corners at once, is too: its maps are sums of 8 shifted ones. So
+    features are never held for each corner, nor for each corner of each cube (2 GB and 16 GB for the large variant at 128).
+
+    Args:
+        planes: (3, C, R, R).
+        decoder: the heads, of kind "mesh".
+        axis: (n,) lattice coordinates along each axis of the network's space.
+        chunk: about how many points are in memory at once.
+
+    Returns:
+        sdf (n^3,), deformation (n^3, 3), weights ((n-1)^3, 21), x slowest.
+    """
+    maps = _lattice_maps(planes, axis)
+    channels = planes.shape[1]
+
+    def first_layer(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        xy, xz, yz = (F.linear(m, w) for m, w in zip(maps, weight.split(channels, dim=1), strict=True))
+        return xy if bias is None else xy + bias, xz, yz
+
+    results = []
+    for head in (decoder.net_sdf, decoder.net_deformation):
+        results.append(_head_on_lattice(head, first_layer(head[0].weight, head[0].bias), chunk))
+
+    n = len(axis) - 1
+    summed: list[Tensor] | None = None
+    for (x, y, z), weight in zip(CORNERS, decoder.net_weight[0].weight.split(3 * channels, dim=1), strict=True):
+        xy, xz, yz = first_layer(weight, None)
+        shifted = [xy[x : x + n, y : y + n], xz[x : x + n, z : z + n], yz[y : y + n, z : z + n]]
+        summed = shifted if summed is None else [a + b for a, b in zip(summed, shifted, strict=True)]
+    assert summed is not None
+    weights = _head_on_lattice(decoder.net_weight, (summed[0] + decoder.net_weight[0].bias, summed[1], summed[2]), chunk)
+    return results[0].squeeze(-1), results[1], 0.1 * weights
+
+
+class TriplaneField:
+    """One asset as the triplane network describes it; implements `data.field.Field`.
+
+    kind "sdf" (mesh variants): negative inside, bound half the FlexiCubes grid. kind "density" (NeRF variants): zero outside the bound,
+    surface at 10. Differentiable in planes and heads where those require gradients. Queries go in chunks of bounded memory.
+
+    Args:
+        planes: (3, C, R, R) float32.
+        decoder: the heads; shared between the fields of a batch, never written to.
+        grid_res, grid_scale: of the FlexiCubes grid the network was trained with.
+        samples_per_ray: what the network was trained with, for renderers.
+    """
+
+    kind: Literal["sdf", "density"]
+    level: float
+    bound: float
+
+    def __init__(
+        self, planes: Tensor, decoder: Decoder, *, grid_res: int = 128, grid_scale: float = 2.1, samples_per_ray: int = 96
+    ) -> None:
+        if planes.ndim != 4 or planes.shape[0] != 3 or planes.shape[1] != decoder.triplane_dim or planes.shape[2] != planes.shape[3]:
+            raise ValueError(f"TriplaneField: planes must have shape (3, {decoder.triplane_dim}, R, R), not {tuple(planes.shape)}.")
+        self.planes = planes
+        self.decoder = decoder
+        self.grid_res = grid_res
+        self.grid_scale = grid_scale
+        self.samples_per_ray = samples_per_ray
+        self.kind = "sdf" if decoder.kind == "mesh" else "density"
+        self.level = 0.0 if decoder.kind == "mesh" else DENSITY_LEVEL
+        self.bound = grid_scale / 2 if decoder.kind == "mesh" else 1.0
+
+    @classmethod
+    def of_config(cls, planes: Tensor, decoder: Decoder, config: LRMConfig) -> TriplaneField:
+        """A field with the network's own grid settings."""
+        return cls(planes, decoder, grid_res=config.grid_res, grid_scale=config.grid_scale, samples_per_ray=config.samples_per_ray)
+
+    def _query(self, head: nn.Module, points: Tensor, chunk: int = 65536) -> Tensor:
+        """A head's raw numbers at world points (N, 3) -> (N, outputs)."""
+        network = to_network(points.to(self.planes.dtype))
+        parts = [head(sample_planes(self.planes[None], part[None])[0]) for part in network.split(chunk)]
+        return torch.cat(parts)
+
+    def geometry(self, points: Tensor) -> Tensor:
+        """(N, 3) world points -> (N,) sdf, or density (0 outside the bound, as the network was trained)."""
+        if self.kind == "sdf":
+            return self._query(self.decoder.net_sdf, points)[:, 0]
+        density = activate_density(self._query(self.decoder.net, points)[:, 0])
+        return torch.where((points.abs() <= self.bound).all(dim=-1), density, 0.0)
+
+    def color(self, points: Tensor) -> Tensor:
+        """(N, 3) world points -> (N, 3) sRGB in [0, 1]."""
+        head = self.decoder.net_rgb if self.kind == "sdf" else self.decoder.net
+        return activate_color(self._query(head, points)[:, -3:]).clamp(0, 1)
+
+    def flexi_grid(self, resolution: int | None = None, chunk: int = 65536) -> FlexiGrid | None:
+        """The field on a FlexiCubes grid of `resolution` cubes an edge (default: the one it was trained with); None for a density.
+
+        Cube and corner order are `ops.flexicubes`'s in the network's axes, so corners are not ordered along the world's. A grid whose
+        sdf never changes sign is returned as it is: see `repair_empty`.
+        """
+        if self.kind != "sdf":
+            return None
+        resolution = resolution or self.grid_res
+        vertices = regular_grid(resolution, self.grid_scale).to(self.planes)
+        axis = vertices[: resolution + 1, 2]
+        sdf, deformation, weights = flexi_parameters(self.planes, self.decoder, axis, chunk)
+        return FlexiGrid(
+            vertices=to_world(vertices),
+            cubes=grid_cubes(resolution).to(self.planes.device),
+            sdf=sdf,
+            deformation=to_world(torch.tanh(deformation) / (4 * resolution)),
+            weights=weights,
+            resolution=resolution,
+        )
+
+    def to(self, device: torch.device | str) -> TriplaneField:
+        """The same field with its tensors on `device`."""
+        if torch.device(device) == self.planes.device:
+            return self
+        decoder = copy.deepcopy(self.decoder).to(device)
+        return self._like(self.planes.to(device), decoder)
+
+    def _like(self, planes: Tensor, decoder: Decoder) -> TriplaneField:
+        return TriplaneField(planes, decoder, grid_res=self.grid_res, grid_scale=self.grid_scale, samples_per_ray=self.samples_per_ray)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON-able settings from which `from_state` makes the same field."""
+        tensors = {"planes": self.planes.detach().cpu()}
+        tensors.update({f"decoder.{name}": value.detach().cpu() for name, value in self.decoder.state_dict().items()})
+        settings = {
+            "format": FORMAT,
+            "version": VERSION,
+            "kind": self.decoder.kind,
+            "triplane_dim": self.decoder.triplane_dim,
+            "hidden": self.decoder.hidden,
+            "grid_res": self.grid_res,
+            "grid_scale": self.grid_scale,
+            "samples_per_ray": self.samples_per_ray,
+        }
+        return tensors, settings
+
+    @classmethod
+    def from_state(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> TriplaneField:
+        """The opposite of `state`. Raises ValueError where the parts do not make a field."""
+        if settings.get("format") != FORMAT or settings.get("version") != VERSION:
+            raise ValueError(
+                f"Not a triplane field this version reads: format {settings.get('format')!r}, version {settings.get('version')!r}; "
+                f"expected {FORMAT!r}, version {VERSION}."
+            )
+        try:
+            decoder = Decoder(settings["kind"], int(settings["triplane_dim"]), int(settings["hidden"]))
+            decoder.load_state_dict({name[len("decoder.") :]: value for name, value in tensors.items() if name.startswith("decoder.")})
+            return cls(
+                tensors["planes"].float(),
+                decoder.eval().requires_grad_(False),
+                grid_res=int(settings["grid_res"]),
+                grid_scale=float(settings["grid_scale"]),
+                samples_per_ray=int(settings["samples_per_ray"]),
+            )
+        except KeyError as error:
+            raise ValueError(f"The saved triplane field is incomplete: {error} is missing.") from error
+        except RuntimeError as error:
+            raise ValueError(f"The saved triplane field does not fit its own settings: {error}") from error
