@@ -253,3 +253,46 @@ def output_files(prefix: str, suffix: str, count: int) -> list[OutputFile]:
     if not os.access(where, os.W_OK):
         raise ValueError(f"The folder {where} cannot be written to; check its permissions or choose another.")
     return [OutputFile(Path(where) / f"{name}_{counter + i:05}_{suffix}", subfolder) for i in range(count)]
+
+
+def relative_names(files: list[OutputFile]) -> str:
+    """The files' names relative to the output folder, one a line: what core's nodes that take a file name expect."""
+    return "\n".join("/".join(filter(None, (file.subfolder.replace("\\", "/"), file.path.name))) for file in files)
+
+
+def asset_files(*suffixes: str) -> list[str]:
+    """What a loader offers: files with these suffixes in the input folder, and Lathe's own in the output folder ("name [output]").
+
+    Only output/lathe is searched there: an output folder may hold very many files.
+    """
+    names = []
+    for root, start, mark in (
+        (folder_paths.get_input_directory(), "", ""),
+        (folder_paths.get_output_directory(), "lathe", " [output]"),
+    ):
+        for folder, _, found in os.walk(os.path.join(root, start)):
+            where = os.path.relpath(folder, root).replace(os.sep, "/")
+            names += [("" if where == "." else where + "/") + name + mark for name in found if name.lower().endswith(suffixes)]
+    return sorted(names)
+
+
+def asset_path(name: str) -> Path:
+    """The file a loader's entry names ("name", "name [output]", "name [input]" or "name [temp]").
+
+    Raises:
+        ValueError: the name leads out of that folder, or no such file is there.
+    """
+    plain, root = folder_paths.annotated_filepath(name)
+    folder = Path(root or folder_paths.get_input_directory()).resolve()
+    path = (folder / plain).resolve()
+    if not path.is_relative_to(folder):
+        raise ValueError(f"{name!r} leads out of the folder {folder}.")
+    if not path.is_file():
+        raise ValueError(f"There is no file {plain!r} in {folder}: put it there, or choose another.")
+    return path
+
+
+def file_stamp(name: str) -> str:
+    """Changes when the file of this loader entry does: what `fingerprint_inputs` of a loader returns."""
+    status = asset_path(name).stat()
+    return f"{status.st_mtime_ns} {status.st_size}"

@@ -22,6 +22,9 @@ from ..pipelines.data.mesh import Mesh
 
 IMAGE, MASK, MESH, VOXEL = io.Image, io.Mask, io.Mesh, io.Voxel
 LOAD3D_CAMERA = io.Load3DCamera
+LOAD3D_MODEL_INFO = getattr(io, "Load3DModelInfo", None) or io.Custom("LOAD3D_MODEL_INFO")
+# From the cores that report how the viewer moved a model on, the viewer leaves it in its own space until the user fits it.
+NEWER_VIEWER = hasattr(io, "Load3DModelInfo")
 SPLAT = getattr(io, "Splat", None) or io.Custom("SPLAT")
 
 CAMERAS = io.Custom("LATHE_CAMERAS")

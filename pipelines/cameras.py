@@ -148,7 +148,9 @@ def count_assets(n_frames: int, cameras: Cameras, what: str = "images") -> int:
         )
     assets = n_frames // views
     if cameras.n_assets not in (None, assets):
-        raise ValueError(f"The cameras are posed for {cameras.n_assets} assets, but {n_frames} {what} of {views} views each are {assets} assets.")
+        raise ValueError(
+            f"The cameras are posed for {cameras.n_assets} assets, but {n_frames} {what} of {views} views each are {assets} assets."
+        )
     return assets
 
 

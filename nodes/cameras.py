@@ -1,0 +1,333 @@
+"""Cameras: presets, orbits, the 3D viewer's camera, files, and views joined and selected with their images."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..pipelines import cameras as sets
+from ..pipelines import viewer_camera
+from . import host, sockets
+from .sockets import schema, widget
+
+CATEGORY = "3d/Lathe/Cameras"
+VIEWERS = ["auto", "fitted", "own space"]
+
+
+class LatheCameraPreset(io.ComfyNode):
+    """A camera set by name."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LatheCameraPreset",
+            display_name="Camera Preset",
+            category=CATEGORY,
+            description="The cameras a view model draws for, by name: Zero123++, SV3D, GeoLRM, IM-3D, or an evaluation orbit.",
+            search_aliases=["zero123plus cameras", "sv3d cameras", "poses", "camera set", "orbit preset"],
+            inputs=[
+                widget(
+                    io.Combo, "preset", options=list(sets.preset_names()), default="zero123plus_v1.2",
+                    tooltip="Which set. sv3d_p_core and sv3d_u_core are for frames sampled with ComfyUI's own SV3D nodes, "
+                    "sv3d_sgm for frames of the published sampler.",
+                ),
+                widget(
+                    io.Float, "input_azimuth", default=0.0, min=-360.0, max=360.0, step=1.0,
+                    tooltip="Azimuth of the picture in degrees: 0 shows the object's front, 90 its left side as it stands (towards +X). "
+                    "Added to every view.",
+                ),
+                widget(
+                    io.Float, "elevation", default=0.0, min=-90.0, max=90.0, step=1.0,
+                    tooltip="Degrees above the horizon. Only the SV3D and IM-3D sets use it: give what was given to their sampler; "
+                    "the other sets have their own.",
+                ),
+                widget(
+                    io.Float, "radius", default=0.0, min=0.0, max=100.0, step=0.1, advanced=True,
+                    tooltip="Camera distance from the origin; the object fits the cube from -1 to 1. 0 keeps the preset's own.",
+                ),
+            ],
+            outputs=[sockets.CAMERAS.Output(display_name="cameras", tooltip="One camera for each view, named by azimuth and elevation.")],
+        )
+
+    @classmethod
+    def execute(cls, preset, input_azimuth, elevation, radius) -> io.NodeOutput:
+        return io.NodeOutput(sets.preset_cameras(preset, input_azimuth=input_azimuth, elevation=elevation, radius=radius or None))
+
+
+class LatheOrbitCameras(io.ComfyNode):
+    """Even steps of an orbit."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LatheOrbitCameras",
+            display_name="Orbit Cameras",
+            category=CATEGORY,
+            description="Cameras at even steps around the object, for turntables or for your own views.",
+            search_aliases=["turntable", "camera path", "orbit", "poses"],
+            inputs=[
+                widget(io.Int, "views", default=24, min=1, max=4096, tooltip="How many cameras."),
+                widget(
+                    io.Float, "elevation", default=15.0, min=-90.0, max=90.0, step=1.0,
+                    tooltip="Degrees above the horizon, the same for all.",
+                ),
+                widget(
+                    io.Float, "radius", default=4.0, min=0.01, max=100.0, step=0.1,
+                    tooltip="Distance from the origin. The object fits the cube from -1 to 1, so 4 with a 30 degree lens shows it whole.",
+                ),
+                widget(io.Float, "fov", default=30.0, min=1.0, max=170.0, step=0.1, tooltip="Field of view in degrees."),
+                widget(
+                    io.Float, "start", default=0.0, min=-360.0, max=360.0, step=1.0,
+                    tooltip="Azimuth of the first camera: 0 looks at the front.",
+                ),
+                widget(
+                    io.Float, "turn", default=360.0, min=-3600.0, max=3600.0, step=1.0, advanced=True,
+                    tooltip="How far the orbit goes, counter-clockwise seen from above; negative turns the other way.",
+                ),
+                widget(
+                    io.Boolean, "endpoint", default=False, advanced=True,
+                    tooltip="Whether the last camera stands at the end of the turn. On a full turn it would repeat the first.",
+                ),
+            ],
+            outputs=[sockets.CAMERAS.Output(display_name="cameras", tooltip="The orbit's cameras, in order.")],
+        )
+
+    @classmethod
+    def execute(cls, views, elevation, radius, fov, start, turn, endpoint) -> io.NodeOutput:
+        orbit = sets.orbit_cameras(views, elevation=elevation, radius=radius, fov=fov, start=start, turn=turn, endpoint=endpoint)
+        return io.NodeOutput(orbit)
+
+
+def _bounds(mesh) -> tuple[torch.Tensor, torch.Tensor] | None:
+    if mesh is None:
+        return None
+    vertices = sockets.meshes_in(mesh)[0].vertices
+    if not len(vertices):
+        raise ValueError("The mesh is empty, so its place in the viewer is unknown.")
+    return vertices.amin(0), vertices.amax(0)
+
+
+def _viewer_inputs() -> list:
+    return [
+        sockets.mesh_input(
+            "mesh", optional=True,
+            tooltip="The mesh the viewer shows, the first of a batch. Viewers that scale a model to their own size need it to undo that.",
+        ),
+        widget(
+            io.Combo, "viewer", options=VIEWERS, default="auto", advanced=True,
+            tooltip="How the viewer shows a model. fitted: scaled to size 5 and set on the floor, as ComfyUI's older viewer always does. "
+            "own space: left where it is. auto goes by the age of the camera or of this ComfyUI.",
+        ),
+    ]
+
+
+class LatheCamerasFromLoad3D(io.ComfyNode):
+    """The viewer's camera as a Lathe camera."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LatheCamerasFromLoad3D",
+            display_name="Cameras From 3D Viewer",
+            category=CATEGORY,
+            description="Turns the camera of ComfyUI's 3D viewer (Load 3D) into a Lathe camera, for Render Views or a picture made there.",
+            search_aliases=["load3d camera", "viewer camera", "camera info"],
+            inputs=[
+                sockets.LOAD3D_CAMERA.Input("camera_info", tooltip="The camera of Load 3D, or of core's Create Camera Info."),
+                *_viewer_inputs(),
+                widget(
+                    sockets.LOAD3D_MODEL_INFO, "model_3d_info", optional=True,
+                    tooltip="Newer viewers say here how the model was moved and scaled; where wired, it decides.",
+                ),
+                widget(
+                    io.Float, "aspect", default=1.0, min=0.05, max=20.0, step=0.01, advanced=True,
+                    tooltip="Width divided by height of the pictures this camera is for. 1 is a square picture.",
+                ),
+            ],
+            outputs=[sockets.CAMERAS.Output(display_name="cameras", tooltip="One camera.")],
+        )
+
+    @classmethod
+    def execute(cls, camera_info, viewer, aspect, mesh=None, model_3d_info=None) -> io.NodeOutput:
+        newer = "fov" in camera_info if viewer == "auto" else viewer == "own space"
+        frame = viewer_camera.choose_frame(newer_viewer=newer, bounds=_bounds(mesh), model_info=model_3d_info)
+        return io.NodeOutput(viewer_camera.from_load3d(camera_info, frame, aspect))
+
+
+class LatheCamerasToLoad3D(io.ComfyNode):
+    """One Lathe camera for the viewer."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LatheCamerasToLoad3D",
+            display_name="Cameras To 3D Viewer",
+            category=CATEGORY,
+            description="One camera of a set as ComfyUI's viewer takes it (Preview 3D), to look at an asset through that camera.",
+            search_aliases=["load3d camera", "preview3d camera", "camera info"],
+            inputs=[
+                sockets.CAMERAS.Input("cameras", tooltip="A set of cameras; the first asset's, where each asset has its own."),
+                widget(io.Int, "view", default=0, min=0, max=4095, tooltip="Which camera of the set, counted from 0."),
+                *_viewer_inputs(),
+            ],
+            outputs=[sockets.LOAD3D_CAMERA.Output(display_name="camera_info", tooltip="For Preview 3D and core's render nodes.")],
+        )
+
+    @classmethod
+    def execute(cls, cameras, view, viewer, mesh=None) -> io.NodeOutput:
+        if view >= cameras.n_views:
+            raise ValueError(f"There is no view {view}: this set has {cameras.n_views} (0 to {cameras.n_views - 1}).")
+        newer = sockets.NEWER_VIEWER if viewer == "auto" else viewer == "own space"
+        bounds = _bounds(mesh)
+        frame = viewer_camera.choose_frame(newer_viewer=newer, bounds=bounds)
+        centre = None if bounds is None else (bounds[0] + bounds[1]) / 2
+        return io.NodeOutput(viewer_camera.to_load3d(cameras.of_asset(0), view, frame, centre))
+
+
+class LatheLoadCameras(io.ComfyNode):
+    """Cameras from a transforms.json."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LatheLoadCameras",
+            display_name="Load Cameras",
+            category=CATEGORY,
+            description="Reads posed cameras from a transforms.json (the NeRF layout), for example of your own captured views.",
+            search_aliases=["transforms.json", "nerf cameras", "import poses"],
+            inputs=[
+                widget(
+                    io.Combo, "file", options=host.asset_files(".json"),
+                    tooltip="A .json file in ComfyUI's input folder, or one saved by Save Cameras (marked [output]).",
+                )
+            ],
+            outputs=[sockets.CAMERAS.Output(display_name="cameras", tooltip="The file's cameras, in its order.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file):
+        return host.file_stamp(file)
+
+    @classmethod
+    def execute(cls, file) -> io.NodeOutput:
+        from ..pipelines.files import load_cameras
+
+        return io.NodeOutput(load_cameras(host.asset_path(file)))
+
+
+class LatheSaveCameras(io.ComfyNode):
+    """Cameras into a transforms.json."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LatheSaveCameras",
+            display_name="Save Cameras",
+            category=CATEGORY,
+            description="Writes cameras as a transforms.json (the NeRF layout) into the output folder; one file for each asset with its own.",
+            search_aliases=["transforms.json", "export cameras", "nerf cameras"],
+            is_output_node=True,
+            inputs=[
+                sockets.CAMERAS.Input("cameras", tooltip="The cameras to write."),
+                widget(
+                    io.String, "filename_prefix", default="lathe/cameras",
+                    tooltip="Name of the file under the output folder; a number is added, nothing is overwritten.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="The file's name below the output folder; one a line for a batch.")],
+        )
+
+    @classmethod
+    def execute(cls, cameras, filename_prefix) -> io.NodeOutput:
+        from ..pipelines.files import save_cameras
+
+        files = host.output_files(filename_prefix, ".json", cameras.n_assets or 1)
+        for i, file in enumerate(files):
+            save_cameras(cameras.of_asset(i), file.path)
+        return io.NodeOutput(host.relative_names(files), ui={"text": [str(file.path) for file in files]})
+
+
+class LatheJoinViews(io.ComfyNode):
+    """Two view sets as one."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LatheJoinViews",
+            display_name="Join Views",
+            category=CATEGORY,
+            description="Puts two sets of views together, cameras with their images and masks, asset by asset. Chain it for more sets.",
+            search_aliases=["merge views", "combine cameras", "more views"],
+            inputs=[
+                sockets.CAMERAS.Input("cameras_1", tooltip="The first set of cameras."),
+                sockets.CAMERAS.Input("cameras_2", tooltip="The second set; its views come after the first's."),
+                sockets.IMAGE.Input("images_1", optional=True, tooltip="The first set's images, one asset after the other."),
+                sockets.IMAGE.Input("images_2", optional=True, tooltip="The second set's images, of the same assets and the same size."),
+                sockets.MASK.Input("masks_1", optional=True, tooltip="The first set's masks, where it has any."),
+                sockets.MASK.Input("masks_2", optional=True, tooltip="The second set's masks, where it has any."),
+            ],
+            outputs=[
+                sockets.CAMERAS.Output(display_name="cameras", tooltip="All cameras."),
+                sockets.IMAGE.Output(display_name="images", tooltip="All images, asset by asset; nothing where none came in."),
+                sockets.MASK.Output(display_name="masks", tooltip="All masks; nothing where none came in."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, cameras_1, cameras_2, images_1=None, images_2=None, masks_1=None, masks_2=None) -> io.NodeOutput:
+        def joined(first, second, what):
+            if first is None and second is None:
+                return None
+            if first is None or second is None:
+                raise ValueError(f"Join Views has {what} of only one set: wire both, or neither.")
+            return sets.join_frames(first, second, cameras_1, cameras_2)
+
+        return io.NodeOutput(
+            sets.join_cameras(cameras_1, cameras_2), joined(images_1, images_2, "images"), joined(masks_1, masks_2, "masks")
+        )
+
+
+class LatheSelectViews(io.ComfyNode):
+    """Some views of a set."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LatheSelectViews",
+            display_name="Select Views",
+            category=CATEGORY,
+            description="Keeps some views of a set, in the order you name them, with their images and masks.",
+            search_aliases=["pick views", "filter views", "drop view", "reorder views"],
+            inputs=[
+                sockets.CAMERAS.Input("cameras", tooltip="The cameras of the set."),
+                widget(
+                    io.String, "views", default="0, 2, 4, 5",
+                    tooltip="Numbers counted from 0, and ranges: 0, 2, 4-5. Negative numbers count from the end.",
+                ),
+                sockets.IMAGE.Input("images", optional=True, tooltip="The set's images, one asset after the other."),
+                sockets.MASK.Input("masks", optional=True, tooltip="The set's masks."),
+            ],
+            outputs=[
+                sockets.CAMERAS.Output(display_name="cameras", tooltip="The chosen cameras."),
+                sockets.IMAGE.Output(display_name="images", tooltip="The chosen views of every asset; nothing where none came in."),
+                sockets.MASK.Output(display_name="masks", tooltip="Their masks; nothing where none came in."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, cameras, views, images=None, masks=None) -> io.NodeOutput:
+        chosen = sets.parse_views(views, cameras.n_views)
+        kept = [None if frames is None else sets.select_frames(frames, cameras, chosen) for frames in (images, masks)]
+        return io.NodeOutput(cameras.select(chosen), *kept)
+
+
+NODES = [
+    LatheCameraPreset,
+    LatheOrbitCameras,
+    LatheCamerasFromLoad3D,
+    LatheCamerasToLoad3D,
+    LatheLoadCameras,
+    LatheSaveCameras,
+    LatheJoinViews,
+    LatheSelectViews,
+]
