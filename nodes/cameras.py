@@ -224,7 +224,7 @@ class LatheSaveCameras(io.ComfyNode):
             node_id="LatheSaveCameras",
             display_name="Save Cameras",
             category=CATEGORY,
-            description="Writes cameras as a transforms.json (the NeRF layout) into the output folder; one file for each asset with its own.",
+            description="Writes cameras as a transforms.json (the NeRF layout) into the output folder, one file for each asset.",
             search_aliases=["transforms.json", "export cameras", "nerf cameras"],
             is_output_node=True,
             inputs=[
