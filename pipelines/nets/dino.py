@@ -6,6 +6,8 @@ layer, and a `camera_embedder` beside it. Attention and MLP multiply in `dtype`;
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +27,10 @@ class _Named(nn.Module):
         super().__init__()
         for name, module in modules.items():
             self.add_module(name, module)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class Embeddings(nn.Module):
@@ -107,7 +113,8 @@ class ImageEncoder(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for module in self.camera_embedder:  # at 0.02 the poses would drown: they enter through nothing else
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

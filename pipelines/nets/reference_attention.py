@@ -8,15 +8,12 @@ layer appends the kept tokens to its keys and values while its queries stay the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(B, heads, N, D) queries, (B, heads, M, D) keys and values -> (B, heads, N, D)."""
+from .attention import Attention, merge_heads, split_heads, torch_attention
 
 
 class _Pass:
@@ -57,11 +54,8 @@ class ReferenceAttention:
             else:
                 context = torch.cat([context, reference.kept[self.name]], dim=1)
 
-        def heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-
-        out = self.attention(heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context)))
-        out = out.transpose(1, 2).flatten(2).to(hidden_states.dtype)
+        q, k, v = (split_heads(x, attn.heads) for x in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)))
+        out = merge_heads(self.attention(q, k, v)).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](out))
 
 
@@ -76,7 +70,7 @@ class ReferenceUNet(nn.Module):
         ValueError: the network has no transformer self-attention that could carry the reference.
     """
 
-    def __init__(self, unet: nn.Module, attention: Attention = F.scaled_dot_product_attention) -> None:
+    def __init__(self, unet: nn.Module, attention: Attention = torch_attention) -> None:
         super().__init__()
         self.unet = unet
         processors: dict[str, Any] = dict(unet.attn_processors)  # type: ignore[operator, arg-type]

@@ -7,6 +7,7 @@ the only place where one becomes the other; `planes`, `axis` and everything belo
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ..data.field import FlexiGrid
 from ..ops.flexicubes import CORNERS, grid_cubes, regular_grid
-from .triplane_lrm import Decoder, LRMConfig
+from .triplane_lrm import Decoder, Head, LRMConfig
 
 DENSITY_LEVEL = 10.0  # where the published models put the surface of a density
 FORMAT, VERSION = "lathe.triplane_field", 1
@@ -88,16 +89,16 @@ def _lattice_maps(planes: Tensor, axis: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return xy, xz, yz
 
 
-def _head_on_lattice(head: nn.Sequential, first: tuple[Tensor, Tensor, Tensor], chunk: int) -> Tensor:
+def _head_on_lattice(head: Head, first: Sequence[Tensor], chunk: int) -> Tensor:
     """The head's outputs on a lattice, (n^3, outputs), from its first layer's maps over (x, y), (x, z), (y, z), each (n, n, hidden)."""
     xy, xz, yz = first
+    xy = xy + head.linear(0).bias
     n = len(xy)
-    rest = head[1:]
     step = max(1, chunk // (n * n))
     rows = []
     for i in range(0, n, step):
         hidden = xy[i : i + step, :, None] + xz[i : i + step, None] + yz
-        rows.append(rest(hidden.flatten(0, 2)))
+        rows.append(head.after_first(hidden.flatten(0, 2)))
     return torch.cat(rows)
 
 
@@ -120,23 +121,22 @@ def flexi_parameters(planes: Tensor, decoder: Decoder, axis: Tensor, chunk: int 
     maps = _lattice_maps(planes, axis)
     channels = planes.shape[1]
 
-    def first_layer(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        xy, xz, yz = (F.linear(m, w) for m, w in zip(maps, weight.split(channels, dim=1), strict=True))
-        return xy if bias is None else xy + bias, xz, yz
+    def first_layer(weight: Tensor) -> list[Tensor]:
+        return [F.linear(m, w) for m, w in zip(maps, weight.split(channels, dim=1), strict=True)]
 
-    results = []
-    for head in (decoder.net_sdf, decoder.net_deformation):
-        results.append(_head_on_lattice(head, first_layer(head[0].weight, head[0].bias), chunk))
+    sdf, deformation = (
+        _head_on_lattice(head, first_layer(head.linear(0).weight), chunk) for head in (decoder.net_sdf, decoder.net_deformation)
+    )
 
     n = len(axis) - 1
     summed: list[Tensor] | None = None
-    for (x, y, z), weight in zip(CORNERS, decoder.net_weight[0].weight.split(3 * channels, dim=1), strict=True):
-        xy, xz, yz = first_layer(weight, None)
+    for (x, y, z), weight in zip(CORNERS, decoder.net_weight.linear(0).weight.split(3 * channels, dim=1), strict=True):
+        xy, xz, yz = first_layer(weight)
         shifted = [xy[x : x + n, y : y + n], xz[x : x + n, z : z + n], yz[y : y + n, z : z + n]]
         summed = shifted if summed is None else [a + b for a, b in zip(summed, shifted, strict=True)]
     assert summed is not None
-    weights = _head_on_lattice(decoder.net_weight, (summed[0] + decoder.net_weight[0].bias, summed[1], summed[2]), chunk)
-    return results[0].squeeze(-1), results[1], 0.1 * weights
+    weights = _head_on_lattice(decoder.net_weight, summed, chunk)
+    return sdf[:, 0], deformation, 0.1 * weights
 
 
 class TriplaneField:

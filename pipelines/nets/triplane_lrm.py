@@ -173,18 +173,32 @@ class TriplaneTransformer(nn.Module):
             x = layer(x, context, attention)
             tick(index + 1, len(self.layers))
         x = self.norm(x).unflatten(1, (3, self.low_res, self.low_res)).permute(0, 1, 4, 2, 3)
-        weight, bias = self.deconv.weight.to(x.dtype), self.deconv.bias.to(x.dtype)
-        planes = F.conv_transpose2d(x.flatten(0, 1), weight, bias, stride=self.deconv.stride)
+        bias = self.deconv.bias
+        assert bias is not None
+        planes = F.conv_transpose2d(x.flatten(0, 1), self.deconv.weight.to(x.dtype), bias.to(x.dtype), stride=self.deconv.stride)
         return planes.unflatten(0, (-1, 3))
 
 
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Three hidden layers with ReLU."""
-    sizes = [inputs, hidden, hidden, hidden]
-    layers: list[nn.Module] = []
-    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(a, b), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(hidden, outputs))
+class Head(nn.Sequential):
+    """Three hidden layers with ReLU, float32."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        layers: list[nn.Module] = []
+        for size in (inputs, hidden, hidden):
+            layers += [nn.Linear(size, hidden), nn.ReLU()]
+        super().__init__(*layers, nn.Linear(hidden, outputs))
+
+    def linear(self, index: int) -> nn.Linear:
+        """The first (0) or last (-1) layer."""
+        layer = self[index]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def after_first(self, hidden: Tensor) -> Tensor:
+        """The outputs, from what the first layer gives."""
+        for layer in list(self)[1:]:
+            hidden = layer(hidden)
+        return hidden
 
 
 class Decoder(nn.Module):
@@ -199,13 +213,14 @@ class Decoder(nn.Module):
         self.kind, self.triplane_dim, self.hidden = kind, triplane_dim, hidden
         inputs = 3 * triplane_dim
         if kind == "nerf":
-            self.net = _mlp(inputs, hidden, 4)
-            nn.init.constant_(self.net[-1].bias[:1], -2.0)  # starts as thin air: a dense fog hides the gradient of what is behind
+            self.net = Head(inputs, hidden, 4)
+            with torch.no_grad():
+                self.net.linear(-1).bias[0] = -2.0  # starts as thin air: a dense fog hides the gradient of what is behind
         else:
-            self.net_sdf = _mlp(inputs, hidden, 1)
-            self.net_rgb = _mlp(inputs, hidden, 3)
-            self.net_deformation = _mlp(inputs, hidden, 3)
-            self.net_weight = _mlp(8 * inputs, hidden, FLEXI_WEIGHTS)
+            self.net_sdf = Head(inputs, hidden, 1)
+            self.net_rgb = Head(inputs, hidden, 3)
+            self.net_deformation = Head(inputs, hidden, 3)
+            self.net_weight = Head(8 * inputs, hidden, FLEXI_WEIGHTS)
 
 
 class Synthesizer(nn.Module):
@@ -249,6 +264,18 @@ class TriplaneLRM(nn.Module):
         self.encoder.to(dtype)
         self.transformer.to(dtype)
         return self
+
+    def token_bias(self, images: Tensor, masks: Tensor | None, cameras: Tensor) -> Tensor | None:
+        """What a subclass adds to the triplane tokens before the first layer; the published networks add nothing.
+
+        Args:
+            images, cameras: as `planes` takes them.
+            masks: (B, V, 1, H, W), 1 = object, or None.
+
+        Returns:
+            (B, 3*T*T, transformer_dim), or None.
+        """
+        return None
 
     def planes(
         self,

@@ -1,0 +1,167 @@
+"""Posed views to a field: InstantMesh's sparse-view reconstruction model as a stage."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .cameras import count_assets
+from .data.cameras import Cameras
+from .data.progress import Tick, no_tick
+from .nets.attention import Attention
+from .nets.triplane_field import TriplaneField, to_network
+from .nets.triplane_lrm import LRMConfig, TriplaneLRM
+
+
+@dataclass(frozen=True)
+class LRM:
+    """A loaded reconstruction network, and what one should know to feed it.
+
+    Attributes:
+        net: the network; whoever loads it puts it on its device and stores it in its precision (`TriplaneLRM.cast_trunk`).
+        name: for people.
+        background: colour behind the object in the views it was trained on.
+        camera_radius, fov: distance and field of view (degrees) of the cameras at which it works best.
+    """
+
+    net: TriplaneLRM
+    name: str
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    camera_radius: float = 4.0
+    fov: float = 30.0
+
+    @property
+    def config(self) -> LRMConfig:
+        """Sizes of the network."""
+        return self.net.config
+
+    @property
+    def view_size(self) -> int:
+        """Side, in pixels, to which views are resized."""
+        return self.net.config.image_size
+
+
+def network_cameras(cameras: Cameras) -> Tensor:
+    """Our cameras as the network reads them, (V, 16) or (B, V, 16): c2w[:3, :4] row by row, fx, fy, cx, cy.
+
+    Axes change from +Y up to +Z up. Both worlds are the cube [-1, 1]^3 seen by the published cameras from distance 4 at 30 degrees, so
+    lengths stay.
+    """
+    pose = to_network(cameras.c2w[..., :3, :].transpose(-1, -2)).transpose(-1, -2)
+    return torch.cat([pose.flatten(-2), cameras.K], dim=-1)
+
+
+def reconstruct(
+    lrm: LRM,
+    images: Tensor,
+    masks: Tensor | None,
+    cameras: Cameras,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    attention: Attention | None = None,
+    tick: Tick = no_tick,
+) -> list[TriplaneField]:
+    """Reconstructs B assets from V posed views each; B assets give what B single calls give.
+
+    Args:
+        lrm: the loaded network.
+        images: (B*V, 3, H, W) in [0, 1], the V views of an asset one after another; resized to the network's size. Where masks are None
+            their background must be the network's.
+        masks: (B*V, 1, H, W), 1 = object, to put the views on the network's background; or None.
+        cameras: the V views' cameras, or B times V of them.
+        device: where the network is; None asks the network.
+        dtype: of the transformers' multiplications (bfloat16 or float16 on a GPU); None takes what the weights are stored in.
+        attention: replaces the network's attention function.
+        tick: called after every layer of every asset.
+
+    Returns:
+        B fields, on the CPU.
+
+    Raises:
+        ValueError: views and cameras that do not match, pixels that are not numbers, views without an object.
+    """
+    n_assets = _check(images, masks, cameras)
+    net = lrm.net
+    device = net.transformer.pos_embed.device if device is None else torch.device(device)
+    if net.transformer.pos_embed.device.type != device.type:
+        raise ValueError(f"The network is on {net.transformer.pos_embed.device}, asked for {device}: move it there first.")
+    n_views = cameras.n_views
+    n_ticks = net.config.encoder_layers + net.config.transformer_layers
+    decoder = copy.deepcopy(net.decoder).to("cpu", torch.float32).requires_grad_(False)
+    fields = []
+    with torch.no_grad():
+        for asset in range(n_assets):
+            rows = slice(asset * n_views, (asset + 1) * n_views)
+            mask = None if masks is None else masks[rows]
+            views, mask = (None if x is None else x.to(device)[None] for x in _fit(images[rows], mask, lrm))
+            assert views is not None
+            poses = network_cameras(cameras.of_asset(asset)).to(device)[None]
+
+            def count(step: int, total: int, preview: Tensor | None = None, done: int = asset * n_ticks) -> None:
+                tick(done + step, n_assets * n_ticks, preview)
+
+            bias = net.token_bias(views, mask, poses)
+            planes = net.planes(views, poses, bias, dtype=dtype, attention=attention, tick=count)
+            fields.append(TriplaneField.of_config(planes[0].cpu(), decoder, net.config))
+    return fields
+
+
+def _check(images: Tensor, masks: Tensor | None, cameras: Cameras) -> int:
+    """The number of assets; ValueError where the inputs do not make any."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"Reconstruction needs images of shape (N, 3, H, W), not {tuple(images.shape)}.")
+    n_assets = count_assets(len(images), cameras)
+    n_views = cameras.n_views
+    if not torch.isfinite(images).all():
+        raise ValueError("The images hold NaN or infinite pixels: a stage before this one failed. Look at its output.")
+    if masks is not None:
+        expected = (len(images), 1, *images.shape[2:])
+        if masks.shape != expected:
+            raise ValueError(f"Masks must have shape {expected} like the images, not {tuple(masks.shape)}.")
+        if not torch.isfinite(masks).all():
+            raise ValueError("The masks hold NaN or infinite numbers.")
+        for asset, own in enumerate(masks.split(n_views)):
+            if not (own > 0).any():
+                raise ValueError(f"All {n_views} masks of asset {asset + 1} are empty: 1 marks the object (invert a transparency mask).")
+    for asset, own in enumerate(images.split(n_views)):
+        if bool((own == own[:1, :, :1, :1]).all()):
+            raise ValueError(f"The views of asset {asset + 1} show one flat colour: there is nothing to reconstruct.")
+    return n_assets
+
+
+def _fit(images: Tensor, masks: Tensor | None, lrm: LRM) -> tuple[Tensor, Tensor | None]:
+    """Views on the network's background at its size, and their masks."""
+    images = images.float().clamp(0, 1)
+    if masks is not None:
+        masks = masks.float().clamp(0, 1)
+        images = images * masks + torch.tensor(lrm.background, device=images.device)[:, None, None] * (1 - masks)
+    size = (lrm.view_size, lrm.view_size)
+    if images.shape[2:] != size:
+        images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+        masks = None if masks is None else F.interpolate(masks, size, mode="bilinear", antialias=True)
+    return images, masks
+
+
+def estimate_memory(config: LRMConfig, n_views: int, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes that `reconstruct` needs on the network's device beside the weights, whatever the number of assets.
+
+    Counts what lives at once at the widest point of each transformer (the hidden layer of its MLP before and after the activation, the
+    residual stream, queries, keys and values), for an attention that does not hold its matrix, and a tenth for the allocator.
+    """
+    size = torch.finfo(dtype).bits // 8
+    tokens = n_views * ((config.image_size // config.patch_size) ** 2 + 1)
+    queries = 3 * config.triplane_low_res**2
+    views = n_views * 3 * config.image_size**2 * 4 * 2
+    dim, hidden = config.encoder_dim, config.encoder_mlp_dim
+    encoder = tokens * (3 * dim * 4 + max(2 * hidden, 5 * dim) * size)
+    dim = config.transformer_dim
+    context = tokens * (config.encoder_dim * (4 + size) + 2 * dim * size)
+    transformer = context + queries * (3 * dim * 4 + max(2 * 4 * dim, 5 * dim) * size)
+    planes = 2 * 3 * config.triplane_dim * config.triplane_res**2 * 4
+    cast = 0 if dtype == torch.float32 else 4 * dim * dim * size
+    return int(1.1 * (views + planes + cast + max(encoder, transformer)))
