@@ -154,10 +154,10 @@ def _rasterise(screen, z, faces, uvs, face_material, texels, levels, size):  # t
 @numba.njit(cache=True)
 def _mip_level(screen, uvs, i0, i1, i2, height, width):  # type: ignore[no-untyped-def]
     """log2 of texels a pixel over this triangle, by the ratio of its areas in the texture and on the screen."""
-    pixels = abs(
-        (screen[i1, 0] - screen[i0, 0]) * (screen[i2, 1] - screen[i0, 1]) - (screen[i2, 0] - screen[i0, 0]) * (screen[i1, 1] - screen[i0, 1])
-    )
-    area = abs((uvs[i1, 0] - uvs[i0, 0]) * (uvs[i2, 1] - uvs[i0, 1]) - (uvs[i2, 0] - uvs[i0, 0]) * (uvs[i1, 1] - uvs[i0, 1]))
+    a, b, c = screen[i0], screen[i1], screen[i2]
+    pixels = abs((b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1]))
+    a, b, c = uvs[i0], uvs[i1], uvs[i2]
+    area = abs((b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1]))
     ratio = area * height * width / max(pixels, 1e-9)
     return max(0.0, 0.5 * np.log2(max(ratio, 1e-9)))
 

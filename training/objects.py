@@ -17,11 +17,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from ..pipelines.data.mesh import Mesh
 
 MAX_RADIUS = 0.95  # of the farthest vertex from the bounding box's centre: inside [-1, 1]^3 and inside every training view
 MAX_OBJECT_BYTES = 256 << 20
 DEFAULT_GREY = 190
+CATALOGUE = "PluginFurnitureCatalog.properties"
+MAX_TILES, MAX_TILE_SIDE, PADDING = 4, 512, 2  # of a material's rectangle in the atlas
 LICENCES = {
     "blendswap-cc-0": "CC0-1.0",
     "blendswap-cc-by": "CC-BY-3.0",
@@ -55,6 +60,10 @@ class RenderObject:
     face_material: NDArray[np.int32]
     base_colors: NDArray[np.uint8]
     textures: tuple[NDArray[np.uint8] | None, ...]
+
+    def to_mesh(self) -> Mesh:
+        """The object with one texture atlas, its albedo. Holes cut by alpha are filled: a Mesh has no alpha."""
+        return _to_mesh(self)
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,7 @@ def _catalogue(folder: str) -> dict[str, dict[str, str]]:
     for path in sorted(Path(folder).glob("*.sh3f")):
         with zipfile.ZipFile(path) as zipped:
             names = zipped.namelist()
-            text = zipped.read("PluginFurnitureCatalog.properties").decode("latin-1") if "PluginFurnitureCatalog.properties" in names else ""
+            text = zipped.read(CATALOGUE).decode("latin-1") if CATALOGUE in names else ""
         described: dict[str, dict[str, str]] = {}
         for field, number, value in re.findall(r"^(\w+)#(\d+)\s*[=:]\s*(.*?)\s*$", text, re.MULTILINE):
             described.setdefault(number, {})[field] = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), value)
@@ -224,3 +233,59 @@ def _material(geometry: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | Non
     if image is None or max(image.size) <= 4:
         return base, None
     return base, np.asarray(image.convert("RGBA"), np.uint8)
+
+
+def _to_mesh(obj: RenderObject) -> Mesh:
+    corner_uv = obj.uvs[obj.faces].astype(np.float64)
+    corner_uv -= np.floor(corner_uv.min(1, keepdims=True))  # a face may lie in any repeat of its texture: take the first
+    rectangles = []
+    for m, texture in enumerate(obj.textures):
+        mine = obj.face_material == m
+        if texture is None:
+            rectangles.append(np.broadcast_to(obj.base_colors[m], (4 + 2 * PADDING, 4 + 2 * PADDING, 3)))
+            corner_uv[mine] = 0.5
+            continue
+        span = corner_uv[mine].max((0, 1)) if mine.any() else np.ones(2)
+        tiles = np.clip(np.ceil(span - 1e-4), 1, MAX_TILES)
+        corner_uv[mine] /= np.maximum(span / tiles, 1) * tiles  # fractions of the tiled rectangle
+        rectangles.append(_tiled(texture[..., :3], int(tiles[0]), int(tiles[1])))
+    atlas, corners = _pack_shelves(rectangles)
+    inner = np.array([(r.shape[1] - 2 * PADDING, r.shape[0] - 2 * PADDING) for r in rectangles], np.float64)
+    pixel = (corners + PADDING)[obj.face_material][:, None] + corner_uv * inner[obj.face_material][:, None]
+    uvs = pixel / (atlas.shape[1], atlas.shape[0])
+    return Mesh(
+        vertices=torch.from_numpy(obj.vertices[obj.faces].reshape(-1, 3)),
+        faces=torch.arange(obj.faces.size).reshape(-1, 3),
+        uvs=torch.from_numpy(uvs.reshape(-1, 2).astype(np.float32)),
+        texture=torch.from_numpy(atlas.astype(np.float32) / 255),
+    )
+
+
+def _tiled(texture: NDArray[np.uint8], across: int, down: int) -> NDArray[np.uint8]:
+    """The texture repeated, shrunk to the largest rectangle allowed, with a border that wraps around."""
+    from PIL import Image
+
+    side = MAX_TILE_SIDE // max(across, down)
+    image = Image.fromarray(texture)
+    shrink = min(1.0, side / max(image.size))
+    size = (max(1, round(image.width * shrink)), max(1, round(image.height * shrink)))
+    repeated = np.tile(np.asarray(image.resize(size, Image.Resampling.BOX)), (down, across, 1))
+    return np.pad(repeated, ((PADDING, PADDING), (PADDING, PADDING), (0, 0)), mode="wrap")
+
+
+def _pack_shelves(rectangles: list[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Rectangles side by side in rows, tallest first: the atlas and each rectangle's (x, y) in it."""
+    area = sum(r.shape[0] * r.shape[1] for r in rectangles)
+    width = max(int(np.ceil(np.sqrt(area))), max(r.shape[1] for r in rectangles))
+    corners = np.zeros((len(rectangles), 2), np.int64)
+    x = y = shelf = 0
+    for i in sorted(range(len(rectangles)), key=lambda i: -rectangles[i].shape[0]):
+        height_i, width_i = rectangles[i].shape[:2]
+        if x + width_i > width:
+            x, y, shelf = 0, y + shelf, 0
+        corners[i] = x, y
+        x, shelf = x + width_i, max(shelf, height_i)
+    atlas = np.zeros((y + shelf, width, 3), np.uint8)
+    for (x, y), rectangle in zip(corners, rectangles, strict=True):
+        atlas[y : y + rectangle.shape[0], x : x + rectangle.shape[1]] = rectangle
+    return atlas, corners
