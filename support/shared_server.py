@@ -1,0 +1,100 @@
+"""One ComfyUI for all server and browser tests of a run, and the shipped workflows as prompts it can run."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from comfy_server import Server, link_pack
+from comfy_source import comfyui_dir
+from lathe_root import ROOT
+
+ARTIFACTS = ROOT / "artifacts"
+WORKFLOWS = ROOT / "example_workflows"
+SERVER_TESTS = ROOT / "tests" / "server"
+TEST_PACK = "lathe_tiny_models"
+
+# The page opens quietly: no gallery over the canvas, no restored tabs, English texts.
+PAGE_SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.InstalledVersion": "1.32.9",
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Notification.ShowVersionUpdates": False,
+    "Comfy.Workflow.Persist": False,
+    "Comfy.Locale": "en",
+}
+
+
+@cache
+def shared_server() -> Server:
+    """The running server, started at the first call and ended with the process."""
+    tree = comfyui_dir()
+    if tree is None:
+        raise LookupError("no ComfyUI: run `python dev.py test`, or set COMFYUI_DIR")
+    import torch
+
+    base = Path(tempfile.mkdtemp(prefix="lathe-server-"))
+    atexit.register(shutil.rmtree, base, ignore_errors=True)
+    link_pack(ROOT, base / "custom_nodes", "lathe")
+    link_pack(SERVER_TESTS / "tiny_models", base / "custom_nodes", TEST_PACK)
+    settings = base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps(PAGE_SETTINGS))
+    (base / "input").mkdir()
+    for picture in (WORKFLOWS / "inputs").glob("*.*"):
+        shutil.copy(picture, base / "input")
+    flags = [] if torch.cuda.is_available() else ["--cpu"]
+    os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+    server = Server(sys.executable, tree, base, ARTIFACTS / "server.log", flags)
+    atexit.register(server.stop)
+    server.wait_until_up()
+    return server
+
+
+def workflow_names() -> list[str]:
+    """The shipped workflows, sorted."""
+    return sorted(p.stem for p in WORKFLOWS.glob("*.json"))
+
+
+def load_workflow(name: str) -> dict[str, Any]:
+    """A shipped workflow as the page saves it."""
+    return dict(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def prompt_path(name: str) -> Path:
+    """Where the API prompt exported from this workflow is kept."""
+    return SERVER_TESTS / "prompts" / f"{name}.json"
+
+
+def load_prompt(name: str) -> dict[str, Any]:
+    """The API prompt of a shipped workflow, with the loaders that need weights nobody ships swapped for small ones.
+
+    tests/server/swaps.json says which: {workflow: {node class: {"class_type": small node, "inputs": {...}}}}. All other nodes and all
+    links stay.
+    """
+    prompt: dict[str, Any] = json.loads(prompt_path(name).read_text(encoding="utf-8"))
+    swaps = json.loads((SERVER_TESTS / "swaps.json").read_text(encoding="utf-8")).get(name, {})
+    unused = set(swaps) - {node["class_type"] for node in prompt.values()}
+    if unused:
+        raise LookupError(f"swaps.json names nodes that {name} does not have: {sorted(unused)}")
+    return {id: {**node, **swaps.get(node["class_type"], {})} for id, node in prompt.items()}
+
+
+class Graph:
+    """An API prompt written in a few lines: `image = g.add("LoadImage", image="a.png"); g.add("SaveImage", images=image[0])`."""
+
+    def __init__(self) -> None:
+        self.prompt: dict[str, Any] = {}
+
+    def add(self, class_type: str, **inputs: Any) -> list[list[Any]]:
+        """Adds a node; what comes back are its outputs as links, to be indexed. Its id is in each of them."""
+        id = str(len(self.prompt) + 1)
+        self.prompt[id] = {"class_type": class_type, "inputs": inputs}
+        return [[id, slot] for slot in range(16)]

@@ -1,0 +1,62 @@
+"""Progress, previews and Cancel while a node works."""
+
+import time
+from io import BytesIO
+
+import pytest
+from comfy_server import Run, Server
+from PIL import Image
+from shared_server import Graph, load_prompt
+
+# Long nodes and a workflow they are in: each is cancelled at its first sign of progress.
+LONG: list[tuple[str, str]] = []
+
+
+def slow(steps: int, seed: int) -> dict:
+    graph = Graph()
+    image = graph.add("LatheTestSlow", steps=steps, seed=seed)
+    graph.add("PreviewImage", images=image[0])
+    return graph.prompt
+
+
+def cancel_in(comfy: Server, prompt: dict, node: str) -> tuple[Run, float]:
+    """Runs, presses Cancel at the node's first progress; the run, and the seconds from Cancel to its end."""
+    pressed: list[float] = []
+
+    def watch(run: Run, event: str, data: dict) -> None:
+        if event == "progress" and data.get("node") == node and data["value"] < data["max"] and not pressed:
+            pressed.append(time.monotonic())
+            comfy.interrupt()
+
+    run = comfy.run(prompt, watch)
+    assert pressed, "the node ended without telling of its progress"
+    return run, time.monotonic() - pressed[0]
+
+
+def test_progress_and_previews_move(comfy: Server):
+    run = comfy.run(slow(steps=60, seed=1))
+    assert run.status == "success"
+    steps = [step for node, step, _ in run.progress if node == "1"]
+    assert steps == sorted(steps) and steps[-1] == 60 and len(steps) > 20
+    pictures = [Image.open(BytesIO(data)) for node, data in run.previews if node == "1"]
+    assert 4 <= len(pictures) <= 10, "a picture about each half second"
+    red_first, red_last = (sum(p.convert("RGB").resize((1, 1)).getpixel((0, 0))) for p in (pictures[0], pictures[-1]))
+    assert red_last > red_first + 100
+
+
+def test_cancel_ends_a_tick_loop_at_once(comfy: Server):
+    run, seconds = cancel_in(comfy, slow(steps=4000, seed=2), "1")
+    assert run.status == "interrupted" and seconds < 2
+    assert comfy.run(slow(steps=3, seed=3)).status == "success"
+
+
+@pytest.mark.parametrize(("workflow", "node_class"), LONG)
+def test_cancel_in_a_long_node(comfy: Server, workflow: str, node_class: str):
+    prompt = load_prompt(workflow)
+    for node in prompt.values():  # nothing of this run may come from the cache
+        for key in ("seed", "noise_seed"):
+            if isinstance(node["inputs"].get(key), int):
+                node["inputs"][key] += 1_000_003
+    (id,) = (i for i, node in prompt.items() if node["class_type"] == node_class)
+    run, seconds = cancel_in(comfy, prompt, id)
+    assert run.status == "interrupted" and seconds < 10

@@ -1,0 +1,66 @@
+"""Every shipped workflow runs in a real ComfyUI, caches what did not change, and leaves its inputs as they were."""
+
+import copy
+import json
+
+import pytest
+from comfy_server import Server
+from shared_server import load_prompt, workflow_names
+
+# One widget a workflow, changed for a second run: (node class, input, new value, classes that must not run again).
+CHANGES: dict[str, tuple[str, str, object, set[str]]] = {}
+
+
+def routed_through_probes(prompt: dict, salt: str = "") -> tuple[dict, dict[str, list]]:
+    """The prompt with a fingerprint taken of everything a node hands to another before the other sees it; probe ids -> links."""
+    probes: dict[str, list] = {}
+    routed = copy.deepcopy(prompt)
+    for node in routed.values():
+        for key, value in node["inputs"].items():
+            if isinstance(value, list) and len(value) == 2 and value[0] in prompt:
+                id = f"probe{salt}_{value[0]}_{value[1]}"
+                probes[id] = list(value)
+                node["inputs"][key] = [id, 0]
+    for id, link in probes.items():
+        routed[id] = {"class_type": "LatheTestFingerprint", "inputs": {"value": link, "salt": salt}}
+    return routed, probes
+
+
+@pytest.mark.parametrize("name", workflow_names())
+def test_a_shipped_workflow(comfy: Server, name: str):
+    """Runs with probes on every link, then again: all from the cache, the same files, and no probe sees another value."""
+    prompt, probes = routed_through_probes(load_prompt(name))
+    run = comfy.run(prompt)
+    assert run.status == "success", run.error.get("exception_message")
+    files = run.files()
+    assert files and all(comfy.file(entry).stat().st_size > 0 for entry in files)
+
+    again = {**prompt}
+    for id, link in probes.items():
+        again[f"{id}_after"] = {"class_type": "LatheTestFingerprint", "inputs": {"value": link, "salt": "after"}}
+    after = comfy.run(again)
+    assert after.status == "success"
+    assert {id for id in after.executed if not id.endswith("_after")} == set()
+    assert after.files() == files
+    changed = [probes[id] for id in probes if after.outputs[id]["fingerprint"] != after.outputs[f"{id}_after"]["fingerprint"]]
+    assert not changed, f"a node wrote into what it was given: {[(load_prompt(name)[i]['class_type'], slot) for i, slot in changed]}"
+
+
+@pytest.mark.parametrize("name", workflow_names())
+def test_one_changed_widget_runs_only_what_hangs_on_it(comfy: Server, name: str):
+    if name not in CHANGES:
+        pytest.skip("no change is listed for this workflow")
+    node_class, key, value, spared = CHANGES[name]
+    prompt = load_prompt(name)
+    first = comfy.run(prompt)
+    changed = json.loads(json.dumps(prompt))
+    touched = [id for id, node in changed.items() if node["class_type"] == node_class]
+    assert touched
+    for id in touched:
+        assert changed[id]["inputs"][key] != value
+        changed[id]["inputs"][key] = value
+    second = comfy.run(changed)
+    assert second.status == "success"
+    ran = {changed[id]["class_type"] for id in second.executed}
+    assert node_class in ran and not ran & spared
+    assert [comfy.file(f).read_bytes() for f in first.files()] != [comfy.file(f).read_bytes() for f in second.files()]

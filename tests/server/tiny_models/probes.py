@@ -1,0 +1,93 @@
+"""Nodes that watch: a slow one with a preview, and one that fingerprints whatever passes through it."""
+
+import dataclasses
+import hashlib
+import importlib
+import sys
+import time
+from pathlib import Path
+
+import numpy
+import torch
+from comfy_api.latest import io
+
+
+def lathe(module: str):
+    """A module of the pack under test, e.g. lathe("pipelines.lrm"); ComfyUI knows packs by the path of their folder."""
+    home = next(name for name in sys.modules if Path(name).name == "lathe" and Path(name).parent.name == "custom_nodes")
+    return importlib.import_module(f"{home}.{module}")
+
+
+def fingerprint(value, into=None) -> str:
+    """A hash over the tensors, numbers and texts a payload holds, however deep."""
+    into = into or hashlib.sha256()
+    if isinstance(value, torch.Tensor):
+        into.update(str((value.dtype, tuple(value.shape))).encode())
+        into.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    elif isinstance(value, numpy.ndarray):
+        into.update(value.tobytes())
+    elif isinstance(value, torch.nn.Module):
+        fingerprint(dict(value.state_dict()), into)
+    elif isinstance(value, dict):
+        for key in sorted(value, key=str):
+            into.update(str(key).encode())
+            fingerprint(value[key], into)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            fingerprint(item, into)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fingerprint({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, into)
+    elif isinstance(value, str | bytes | int | float | bool | None):
+        into.update(repr(value).encode())
+    elif type(value).__name__ in ("MESH", "VOXEL", "SPLAT"):
+        fingerprint(vars(value), into)
+    elif hasattr(value, "patcher"):  # a network: its weights are read through the patcher's module
+        fingerprint(value.patcher.model, into)
+    else:
+        fingerprint({k: v for k, v in vars(value).items() if not k.startswith("__")}, into) if hasattr(value, "__dict__") else None
+    return into.hexdigest()
+
+
+class Fingerprint(io.ComfyNode):
+    """Hands on what it gets, and tells the page its hash."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LatheTestFingerprint",
+            category="testing",
+            inputs=[io.AnyType.Input("value"), io.String.Input("salt", default="")],
+            outputs=[io.AnyType.Output("same")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, value, salt):
+        return io.NodeOutput(value, ui={"fingerprint": [fingerprint(value)]})
+
+
+class Slow(io.ComfyNode):
+    """Ticks as long stages do: `steps` of 50 ms, each with a picture."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LatheTestSlow",
+            category="testing",
+            inputs=[io.Int.Input("steps", default=40, min=1, max=4000), io.Int.Input("seed", default=0)],
+            outputs=[io.Image.Output("image")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, steps, seed):
+        tick = lathe("nodes.host").tick_for(cls)
+        picture = torch.zeros(96, 96, 3)
+        for step in range(1, steps + 1):
+            time.sleep(0.05)
+            picture[:, : 96 * step // steps, step % 3] = 1
+            tick(step, steps, picture)
+        return io.NodeOutput(picture[None])
+
+
+NODES = [Fingerprint, Slow]
