@@ -45,5 +45,5 @@ def split(sheets: Tensor, columns: int, rows: int) -> Tensor:
     if rows < 1:
         raise ValueError("Say how many rows the sheet has: cutting one up needs at least 1.")
     if h % rows or w % columns:
-        raise ValueError(f"A sheet of {w}x{h} pixels cannot be cut into {columns} columns and {rows} rows of equal size; crop or resize it.")
+        raise ValueError(f"A sheet of {w}x{h} pixels cannot be cut into {columns} columns and {rows} rows of equal size; crop it.")
     return sheets.reshape(s, c, rows, h // rows, columns, w // columns).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, h // rows, w // columns)
