@@ -150,7 +150,7 @@ def get_comfyui() -> None:
 
 def install_torch() -> None:
     """PyTorch and its companions. A CPU build of torch beside CUDA builds of the others works without their compiled parts."""
-    pip("-c", CONSTRAINTS, "torch")
+    pip("-c", CONSTRAINTS, "torch", "numpy", "pillow")
     pip("-c", CONSTRAINTS, "--no-deps", "torchvision", "torchaudio", "spandrel")
     packages = Path(subprocess.check_output([str(PYTHON), "-c", "import sysconfig; print(sysconfig.get_paths()['platlib'])"], text=True).strip())
     if not imports(PYTHON, "torchvision.ops"):
