@@ -234,7 +234,7 @@ class LatheSaveCameras(io.ComfyNode):
                     tooltip="Name of the file under the output folder; a number is added, nothing is overwritten.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="path", tooltip="The file's name below the output folder; one a line for a batch.")],
+            outputs=[io.String.Output(display_name="path", is_output_list=True, tooltip="The file's name below the output folder.")],
         )
 
     @classmethod

@@ -255,9 +255,9 @@ def output_files(prefix: str, suffix: str, count: int) -> list[OutputFile]:
     return [OutputFile(Path(where) / f"{name}_{counter + i:05}_{suffix}", subfolder) for i in range(count)]
 
 
-def relative_names(files: list[OutputFile]) -> str:
-    """The files' names relative to the output folder, one a line: what core's nodes that take a file name expect."""
-    return "\n".join("/".join(filter(None, (file.subfolder.replace("\\", "/"), file.path.name))) for file in files)
+def relative_names(files: list[OutputFile]) -> list[str]:
+    """The files' names relative to the output folder: what core's nodes that take a file name (Preview 3D) expect."""
+    return ["/".join(filter(None, (file.subfolder.replace("\\", "/"), file.path.name))) for file in files]
 
 
 def asset_files(*suffixes: str) -> list[str]:
