@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import nvdiffrast.torch as nvdiffrast
+import nvdiffrast.torch as nvdiffrast  # type: ignore[import-not-found]
 import torch
 from torch import Tensor
 
