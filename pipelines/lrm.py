@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from .cameras import count_assets
 from .data.cameras import Cameras
+from .data.field import Field
 from .data.progress import Tick, no_tick
 from .nets.attention import Attention
-from .nets.triplane_field import TriplaneField, to_network
 from .nets.triplane_lrm import LRMConfig, TriplaneLRM
 
 
@@ -45,16 +44,6 @@ class LRM:
         return self.net.config.image_size
 
 
-def network_cameras(cameras: Cameras) -> Tensor:
-    """Our cameras as the network reads them, (V, 16) or (B, V, 16): c2w[:3, :4] row by row, fx, fy, cx, cy.
-
-    Axes change from +Y up to +Z up. Both worlds are the cube [-1, 1]^3 seen by the published cameras from distance 4 at 30 degrees, so
-    lengths stay.
-    """
-    pose = to_network(cameras.c2w[..., :3, :].transpose(-1, -2)).transpose(-1, -2)
-    return torch.cat([pose.flatten(-2), cameras.K], dim=-1)
-
-
 def reconstruct(
     lrm: LRM,
     images: Tensor,
@@ -65,7 +54,7 @@ def reconstruct(
     dtype: torch.dtype | None = None,
     attention: Attention | None = None,
     tick: Tick = no_tick,
-) -> list[TriplaneField]:
+) -> list[Field]:
     """Reconstructs B assets from V posed views each; B assets give what B single calls give.
 
     Args:
@@ -74,7 +63,7 @@ def reconstruct(
             their background must be the network's.
         masks: (B*V, 1, H, W), 1 = object, to put the views on the network's background; or None.
         cameras: the V views' cameras, or B times V of them.
-        device: where the network is; None asks the network.
+        device: where the caller wants it computed; the network must be there already. None takes the network's place.
         dtype: of the transformers' multiplications (bfloat16 or float16 on a GPU); None takes what the weights are stored in.
         attention: replaces the network's attention function.
         tick: called after every layer of every asset.
@@ -86,28 +75,20 @@ def reconstruct(
         ValueError: views and cameras that do not match, pixels that are not numbers, views without an object.
     """
     n_assets = _check(images, masks, cameras)
-    net = lrm.net
-    device = net.transformer.pos_embed.device if device is None else torch.device(device)
-    if net.transformer.pos_embed.device.type != device.type:
-        raise ValueError(f"The network is on {net.transformer.pos_embed.device}, asked for {device}: move it there first.")
-    n_views = cameras.n_views
-    n_ticks = net.config.encoder_layers + net.config.transformer_layers
-    decoder = copy.deepcopy(net.decoder).to("cpu", torch.float32).requires_grad_(False)
+    here = next(lrm.net.parameters()).device
+    if device is not None and torch.device(device).type != here.type:
+        raise ValueError(f"The network is on {here}, but is to run on {device}: move it there first.")
     fields = []
     with torch.no_grad():
         for asset in range(n_assets):
-            rows = slice(asset * n_views, (asset + 1) * n_views)
-            mask = None if masks is None else masks[rows]
-            views, mask = (None if x is None else x.to(device)[None] for x in _fit(images[rows], mask, lrm))
-            assert views is not None
-            poses = network_cameras(cameras.of_asset(asset)).to(device)[None]
+            rows = slice(asset * cameras.n_views, (asset + 1) * cameras.n_views)
+            views, own_masks = _fit(images[rows], None if masks is None else masks[rows], lrm)
 
-            def count(step: int, total: int, preview: Tensor | None = None, done: int = asset * n_ticks) -> None:
-                tick(done + step, n_assets * n_ticks, preview)
+            def count(step: int, total: int, preview: Tensor | None = None, asset: int = asset) -> None:
+                tick(asset * total + step, n_assets * total, preview)
 
-            bias = net.token_bias(views, mask, poses)
-            planes = net.planes(views, poses, bias, dtype=dtype, attention=attention, tick=count)
-            fields.append(TriplaneField.of_config(planes[0].cpu(), decoder, net.config))
+            own_cameras = cameras.of_asset(asset)
+            fields.append(lrm.net.field(views, own_masks, own_cameras, dtype=dtype, attention=attention, tick=count))
     return fields
 
 

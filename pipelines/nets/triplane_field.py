@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.cameras import Cameras
 from ..data.field import FlexiGrid
 from ..ops.flexicubes import CORNERS, grid_cubes, regular_grid
-from .triplane_lrm import Decoder, Head, LRMConfig
 
 DENSITY_LEVEL = 10.0  # where the published models put the surface of a density
+FLEXI_WEIGHTS = 21  # 12 beta, 8 alpha, 1 gamma a cube
 FORMAT, VERSION = "lathe.triplane_field", 1
 
 
@@ -30,6 +31,60 @@ def to_network(xyz: Tensor) -> Tensor:
 def to_world(xyz: Tensor) -> Tensor:
     """Network vectors (..., 3) in the world's axes: world (x, y, z) = network (y, z, x)."""
     return xyz[..., [1, 2, 0]]
+
+
+def network_cameras(cameras: Cameras) -> Tensor:
+    """Our cameras as the network reads them, (V, 16) or (B, V, 16): c2w[:3, :4] row by row, fx, fy, cx, cy.
+
+    Axes change from +Y up to +Z up. Both worlds are the cube [-1, 1]^3, seen by the published cameras from distance 4 at 30 degrees, so
+    lengths stay.
+    """
+    pose = to_network(cameras.c2w[..., :3, :].transpose(-1, -2)).transpose(-1, -2)
+    return torch.cat([pose.flatten(-2), cameras.K], dim=-1)
+
+
+class Head(nn.Sequential):
+    """Three hidden layers with ReLU, float32."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        layers: list[nn.Module] = []
+        for size in (inputs, hidden, hidden):
+            layers += [nn.Linear(size, hidden), nn.ReLU()]
+        super().__init__(*layers, nn.Linear(hidden, outputs))
+
+    def linear(self, index: int) -> nn.Linear:
+        """The first (0) or last (-1) layer."""
+        layer = self[index]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def after_first(self, hidden: Tensor) -> Tensor:
+        """The outputs, from what the first layer gives."""
+        for layer in list(self)[1:]:
+            hidden = layer(hidden)
+        return hidden
+
+
+class Decoder(nn.Module):
+    """The heads. Features of a point (3C: plane by plane) to raw numbers, float32.
+
+    kind "nerf": `net` gives density before its activation, then three colours before theirs.
+    kind "mesh": `net_sdf` (1), `net_rgb` (3), `net_deformation` (3), and `net_weight` (21) from the features of a cube's 8 corners (8*3C).
+    """
+
+    def __init__(self, kind: str, triplane_dim: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.kind, self.triplane_dim, self.hidden = kind, triplane_dim, hidden
+        inputs = 3 * triplane_dim
+        if kind == "nerf":
+            self.net = Head(inputs, hidden, 4)
+            with torch.no_grad():
+                self.net.linear(-1).bias[0] = -2.0  # starts as thin air: a dense fog hides the gradient of what is behind
+        else:
+            self.net_sdf = Head(inputs, hidden, 1)
+            self.net_rgb = Head(inputs, hidden, 3)
+            self.net_deformation = Head(inputs, hidden, 3)
+            self.net_weight = Head(8 * inputs, hidden, FLEXI_WEIGHTS)
 
 
 def sample_planes(planes: Tensor, points: Tensor) -> Tensor:
@@ -169,11 +224,6 @@ class TriplaneField:
         self.kind = "sdf" if decoder.kind == "mesh" else "density"
         self.level = 0.0 if decoder.kind == "mesh" else DENSITY_LEVEL
         self.bound = grid_scale / 2 if decoder.kind == "mesh" else 1.0
-
-    @classmethod
-    def of_config(cls, planes: Tensor, decoder: Decoder, config: LRMConfig) -> TriplaneField:
-        """A field with the network's own grid settings."""
-        return cls(planes, decoder, grid_res=config.grid_res, grid_scale=config.grid_scale, samples_per_ray=config.samples_per_ray)
 
     def _query(self, head: nn.Module, points: Tensor, chunk: int = 65536) -> Tensor:
         """A head's raw numbers at world points (N, 3) -> (N, outputs)."""

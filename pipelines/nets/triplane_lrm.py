@@ -1,11 +1,12 @@
 """InstantMesh's reconstruction network: posed views to a triplane, and the small heads that read it (InstantMesh section 3.2; LRM).
 
 `TriplaneLRM(LRMConfig)` has the parameter names and shapes of the published checkpoints (without their `lrm_generator.` prefix), and any
-other size. What the heads' numbers mean in space is said in `triplane_field`.
+other size. The heads, and what their numbers mean in space, are in `triplane_field`.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
@@ -13,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.cameras import Cameras
+from ..data.field import Field
 from ..data.progress import Tick, no_tick
 from .attention import Attention, LayerNorm, Linear, linear, merge_heads, split_heads, torch_attention
 from .dino import ImageEncoder
-
-FLEXI_WEIGHTS = 21  # 12 beta, 8 alpha, 1 gamma a cube
+from .triplane_field import Decoder, TriplaneField, network_cameras
 
 
 @dataclass(frozen=True)
@@ -179,50 +181,6 @@ class TriplaneTransformer(nn.Module):
         return planes.unflatten(0, (-1, 3))
 
 
-class Head(nn.Sequential):
-    """Three hidden layers with ReLU, float32."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
-        layers: list[nn.Module] = []
-        for size in (inputs, hidden, hidden):
-            layers += [nn.Linear(size, hidden), nn.ReLU()]
-        super().__init__(*layers, nn.Linear(hidden, outputs))
-
-    def linear(self, index: int) -> nn.Linear:
-        """The first (0) or last (-1) layer."""
-        layer = self[index]
-        assert isinstance(layer, nn.Linear)
-        return layer
-
-    def after_first(self, hidden: Tensor) -> Tensor:
-        """The outputs, from what the first layer gives."""
-        for layer in list(self)[1:]:
-            hidden = layer(hidden)
-        return hidden
-
-
-class Decoder(nn.Module):
-    """The heads. Features of a point (3C: plane by plane) to raw numbers, float32.
-
-    kind "nerf": `net` gives density before its activation, then three colours before theirs.
-    kind "mesh": `net_sdf` (1), `net_rgb` (3), `net_deformation` (3), and `net_weight` (21) from the features of a cube's 8 corners (8*3C).
-    """
-
-    def __init__(self, kind: str, triplane_dim: int, hidden: int = 64) -> None:
-        super().__init__()
-        self.kind, self.triplane_dim, self.hidden = kind, triplane_dim, hidden
-        inputs = 3 * triplane_dim
-        if kind == "nerf":
-            self.net = Head(inputs, hidden, 4)
-            with torch.no_grad():
-                self.net.linear(-1).bias[0] = -2.0  # starts as thin air: a dense fog hides the gradient of what is behind
-        else:
-            self.net_sdf = Head(inputs, hidden, 1)
-            self.net_rgb = Head(inputs, hidden, 3)
-            self.net_deformation = Head(inputs, hidden, 3)
-            self.net_weight = Head(8 * inputs, hidden, FLEXI_WEIGHTS)
-
-
 class Synthesizer(nn.Module):
     """The level of the published names under which the heads live."""
 
@@ -265,18 +223,6 @@ class TriplaneLRM(nn.Module):
         self.transformer.to(dtype)
         return self
 
-    def token_bias(self, images: Tensor, masks: Tensor | None, cameras: Tensor) -> Tensor | None:
-        """What a subclass adds to the triplane tokens before the first layer; the published networks add nothing.
-
-        Args:
-            images, cameras: as `planes` takes them.
-            masks: (B, V, 1, H, W), 1 = object, or None.
-
-        Returns:
-            (B, 3*T*T, transformer_dim), or None.
-        """
-        return None
-
     def planes(
         self,
         images: Tensor,
@@ -318,3 +264,37 @@ class TriplaneLRM(nn.Module):
         tokens = self.encoder(images.flatten(0, 1), cameras.flatten(0, 1), dtype, attention, first)
         tokens = tokens.unflatten(0, images.shape[:2]).flatten(1, 2).to(dtype)
         return self.transformer(tokens, token_bias, attention, second)
+
+    def field(
+        self,
+        images: Tensor,
+        masks: Tensor | None,
+        cameras: Cameras,
+        *,
+        dtype: torch.dtype | None = None,
+        attention: Attention | None = None,
+        tick: Tick = no_tick,
+    ) -> Field:
+        """The views of one asset to its field.
+
+        Args:
+            images: (V, 3, H, W) in [0, 1] on the network's background and at its size, on the CPU.
+            masks: (V, 1, H, W) or None; the published networks do not look at them.
+            cameras: V cameras in the world.
+            dtype, attention, tick: as `planes` takes them.
+
+        Returns:
+            the field, on the CPU, independent of this network.
+        """
+        device = self.transformer.pos_embed.device
+        views, poses = images[None].to(device), network_cameras(cameras)[None].to(device)
+        planes = self.planes(views, poses, dtype=dtype, attention=attention, tick=tick)
+        decoder = copy.deepcopy(self.decoder).to("cpu", torch.float32).requires_grad_(False)
+        config = self.config
+        return TriplaneField(
+            planes[0].cpu(),
+            decoder,
+            grid_res=config.grid_res,
+            grid_scale=config.grid_scale,
+            samples_per_ray=config.samples_per_ray,
+        )
