@@ -1,0 +1,118 @@
+"""Batches for the reconstruction network: input views, and patches of other views to render against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ..pipelines.data.cameras import Cameras
+from ..pipelines.ops import camera_math
+from .rendered import RenderedObjects
+
+FOV, RADIUS = 30.0, 4.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One asset: what the network sees, and the views it is judged by.
+
+    Attributes:
+        images, masks: (V, 3, S, S), (V, 1, S, S) input views on white.  cameras: theirs.
+        target_images (T, 3, S, S), target_masks, target_depths (T, 1, S, S): views to render; depth 0 on the background.
+        target_cameras: theirs.  scale: factor by which the asset was scaled about the origin.
+    """
+
+    images: Tensor
+    masks: Tensor
+    cameras: Cameras
+    target_images: Tensor
+    target_masks: Tensor
+    target_depths: Tensor
+    target_cameras: Cameras
+    scale: float
+
+
+def posed(c2w: Tensor) -> Cameras:
+    """Cameras of the rendered set at the given poses."""
+    return Cameras(c2w, camera_math.intrinsics(FOV, len(c2w)), tuple(f"view {i}" for i in range(len(c2w))))
+
+
+def _turned(c2w: Tensor, degrees: float) -> Tensor:
+    """Poses after the world was turned about +Y so that azimuth `degrees` becomes 0."""
+    angle = torch.deg2rad(torch.tensor(-degrees, dtype=torch.float64))
+    turn = torch.eye(4, dtype=torch.float64)
+    turn[0, 0] = turn[2, 2] = angle.cos()
+    turn[0, 2], turn[2, 0] = angle.sin(), -angle.sin()
+    return (turn @ c2w.double()).float()
+
+
+def _degraded(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Views as a small diffusion model makes them: soft, and each shifted by up to a pixel."""
+    size = images.shape[-1]
+    small = int(torch.randint(size // 4, size // 2 + 1, (), generator=generator))
+    stacked = torch.cat([images, masks], dim=1)
+    soft = interpolate(interpolate(stacked, (small, small), mode="area"), (size, size), mode="bilinear", align_corners=False)
+    rows = []
+    for picture in soft:
+        shift = torch.randint(-1, 2, (2,), generator=generator).tolist()
+        rows.append(picture.roll(shift, (1, 2)))
+    stacked = torch.stack(rows)
+    mask = ((stacked[:, 3:] - 0.5) * 3 + 0.5).clamp(0, 1)  # a mask keyed from a soft picture has a soft edge in the same place
+    return stacked[:, :3], mask
+
+
+def draw(data: RenderedObjects, generator: torch.Generator, n_views: int = 6, n_targets: int = 2, degrade: float = 0.3) -> Sample:
+    """A random asset under random rotation, mirroring, colours and scale, with noise on its input cameras.
+
+    Two times in three the input views are Zero123++'s for a random query, else any `n_views` of the ring.
+    """
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    item = int(torch.randint(len(data), (), generator=generator))
+    step = int(torch.randint(12, (), generator=generator))
+    if n_views == 6 and uniform(0, 1) < 0.67:
+        inputs = data.targets(step)
+    else:
+        inputs = torch.randperm(24, generator=generator)[:n_views].tolist()
+    targets = torch.randperm(44, generator=generator)[:n_targets].tolist()
+    images, masks = data.on_white(item, inputs + targets)
+    depths = torch.from_numpy(data.depth[item, inputs + targets].astype("float32"))[:, None]
+    c2w = _turned(torch.from_numpy(data.c2w[item, inputs + targets].copy()), 30.0 * step)
+    if uniform(0, 1) < 0.5:
+        flip = torch.diag(torch.tensor([-1.0, 1, 1, 1]))
+        images, masks, depths, c2w = images.flip(-1), masks.flip(-1), depths.flip(-1), flip @ c2w @ flip
+    if uniform(0, 1) < 0.5:
+        images = images[:, torch.randperm(3, generator=generator)]
+    scale = uniform(0.9, 1.05)
+    c2w = torch.cat([torch.cat([c2w[:, :3, :3], c2w[:, :3, 3:] * scale], dim=2), c2w[:, 3:]], dim=1)
+    seen_images, seen_masks = images[:n_views], masks[:n_views]
+    if uniform(0, 1) < degrade:
+        seen_images, seen_masks = _degraded(seen_images, seen_masks, generator)
+    seen = c2w[:n_views].clone()
+    seen[:, :3, 3] += torch.randn(n_views, 3, generator=generator) * 0.01
+    return Sample(
+        seen_images, seen_masks, posed(seen), images[n_views:], masks[n_views:], depths[n_views:] * scale, posed(c2w[n_views:]), scale
+    )  # fmt: skip
+
+
+def patch_rays(sample: Sample, view: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """A square patch of a target view, placed so that its middle lies on the object where there is one.
+
+    Returns:
+        origins, directions: (size^2, 3).  truth: (size^2, 5): colour on white, mask, depth.
+    """
+    height = sample.target_masks.shape[-1]
+    inside = torch.nonzero(sample.target_masks[view, 0] > 0.5)
+    centre = inside[int(torch.randint(len(inside), (), generator=generator))] if len(inside) else torch.tensor([height // 2, height // 2])
+    jitter = torch.randint(-size // 2, size // 2 + 1, (2,), generator=generator)
+    top, left = (centre + jitter - size // 2).clamp(0, height - size).tolist()
+    cameras = sample.target_cameras
+    origins, directions = camera_math.rays(cameras.c2w[view : view + 1], cameras.K[view : view + 1], height, height)
+    box = (slice(top, top + size), slice(left, left + size))
+    truth = torch.cat([sample.target_images[view], sample.target_masks[view], sample.target_depths[view]])[:, *box]
+    return origins[0][box].reshape(-1, 3), directions[0][box].reshape(-1, 3), truth.flatten(1).T
