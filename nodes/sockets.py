@@ -35,7 +35,7 @@ LRM = io.Custom("LATHE_LRM")
 GEOLRM = io.Custom("LATHE_GEOLRM")
 
 # Mesh files Lathe reads; the core has these sockets from about 0.12 on.
-_MESH_FILES = [t for t in (getattr(io, name, None) for name in ("File3DAny", "File3DGLB", "File3DOBJ")) if t is not None]
+MESH_FILES = [t for t in (getattr(io, name, None) for name in ("File3DAny", "File3DGLB", "File3DOBJ")) if t is not None]
 _MESH_EXTRAS = ("uvs", "vertex_colors", "texture", "vertex_counts", "face_counts")
 
 
@@ -67,10 +67,30 @@ def widget(kind: Any, id: str, **options: Any) -> Any:
 
 def mesh_input(id: str = "mesh", **options: Any) -> Any:
     """An input for an asset: MESH, and FILE_3D where the core has it. Read it with `meshes_in`."""
-    if not _MESH_FILES:
-        return widget(MESH, id, **options)
+    return asset_input(id, MESH, *MESH_FILES, **options)
+
+
+def asset_input(id: str, *kinds: Any, **options: Any) -> Any:
+    """An input that takes any of these socket types; one alone is an ordinary input."""
+    if len(kinds) == 1:
+        return widget(kinds[0], id, **options)
     known = _parameters(io.MultiType.Input)
-    return io.MultiType.Input(id, types=[MESH, *_MESH_FILES], **{k: v for k, v in options.items() if k in known})
+    return io.MultiType.Input(id, types=list(kinds), **{k: v for k, v in options.items() if k in known})
+
+
+def color_in(text: str) -> tuple[float, float, float]:
+    """A colour written as #rrggbb, #rgb or white, grey, black -> sRGB in [0, 1].
+
+    Raises:
+        ValueError: anything else.
+    """
+    digits = {"white": "ffffff", "grey": "7f7f7f", "gray": "7f7f7f", "black": "000000"}.get(text.strip().lower(), text.strip().lstrip("#"))
+    digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+    try:
+        red, green, blue = bytes.fromhex(digits) if len(digits) == 6 else b""
+    except ValueError:
+        raise ValueError(f"{text!r} is no colour: write #ffffff, or white, grey or black.") from None
+    return red / 255, green / 255, blue / 255
 
 
 # ---- IMAGE and MASK --------------------------------------------------------------------------------------------------

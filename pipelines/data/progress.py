@@ -17,3 +17,12 @@ class Tick(Protocol):
 
 def no_tick(step: int, total: int, preview: Tensor | None = None) -> None:
     """The tick of a caller that does not watch."""
+
+
+def part_of(tick: Tick, index: int, count: int) -> Tick:
+    """The tick of part `index` of `count` equal parts, for instance of one asset of a batch: steps go on where the part before ended."""
+
+    def shifted(step: int, total: int, preview: Tensor | None = None) -> None:
+        tick(index * total + step, count * total, preview)
+
+    return shifted
