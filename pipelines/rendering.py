@@ -179,7 +179,7 @@ class _MeshScene:
 
 
 def _reduce(views: Sequence[Tensor], factor: int) -> Sequence[Tensor]:
-    """Image, mask, depth, normals (1, C, factor x H, factor x W) to pixels. The last two average the object's samples, where at least half."""
+    """Image, mask, depth, normals (1, C, factor x H, factor x W) to pixels. The last two average the object's samples, if at least half."""
     if factor == 1:
         return views
     image, mask, depth, normal = views

@@ -1,4 +1,4 @@
-"""What rays see of a field (a density integrated, or the first surface of an sdf): colour, opacity, z-depth and world normal of each ray."""
+"""What rays see of a field (a density integrated, an sdf's first surface): colour, opacity, z-depth and world normal of each ray."""
 
 from __future__ import annotations
 
