@@ -6,6 +6,7 @@ Objects come from the Debian package sweethome3d-furniture: `.sh3f` files are pl
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from ..pipelines.data.mesh import Mesh
 MAX_RADIUS = 0.95  # of the farthest vertex from the bounding box's centre: inside [-1, 1]^3 and inside every training view
 MAX_OBJECT_BYTES = 256 << 20
 DEFAULT_GREY = 190
+BUNDLED = Path(__file__).resolve().parents[1] / "tests" / "data" / "objects"
 CATALOGUE = "PluginFurnitureCatalog.properties"
 MAX_TILES, MAX_TILE_SIDE, PADDING = 4, 512, 2  # of a material's rectangle in the atlas
 LICENCES = {
@@ -34,7 +36,6 @@ LICENCES = {
     "reallusion": "CC-BY-3.0-US",
     "scopia": "CC-BY-3.0",
 }
-CREATORS = {"katorlegaz": "Andrew Kator & Jennifer Legaz", "reallusion": "Reallusion", "scopia": "Scopia Visual Interfaces Systems, s.l."}
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,12 @@ class Attribution:
 
 
 def objects_folder(folder: str | Path | None = None) -> Path:
-    """The folder of `.sh3f` files: the argument, else the environment variable LATHE_OBJECTS.
+    """The folder of `.sh3f` files: the argument, else the environment variable LATHE_OBJECTS, else the bundled bench objects.
 
     Raises:
-        ValueError: neither is given, or the folder holds no `.sh3f` file.
+        ValueError: the folder holds no `.sh3f` file.
     """
-    given = folder or os.environ.get("LATHE_OBJECTS")
-    if not given:
-        raise ValueError("No folder of objects: pass --objects DIR or set LATHE_OBJECTS (training/README.md says where they come from).")
-    path = Path(given)
+    path = Path(folder or os.environ.get("LATHE_OBJECTS") or BUNDLED)
     if not any(path.glob("*.sh3f")):
         raise ValueError(f"{path} holds no .sh3f file: unpack the Debian package sweethome3d-furniture and name its furniture folder.")
     return path
@@ -127,9 +125,16 @@ def attributions(folder: str | Path | None, keys: list[str] | None = None) -> li
         if key not in catalogue:
             raise ValueError(f"No object {key!r} in the catalogues.")
         entry, library = catalogue[key], key.split("/")[0]
-        creator = entry.get("creator") or CREATORS.get(library, "unknown")
-        out.append(Attribution(key, entry.get("name", key), creator, LICENCES.get(library, "unknown")))
+        out.append(Attribution(key, entry.get("name", key), entry.get("creator", "unknown"), LICENCES.get(library, "unknown")))
     return out
+
+
+def write_attributions(folder: str | Path | None, keys: list[str] | None, path: Path) -> None:
+    """A table of creators and licences beside whatever was made from these objects."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", "name", "creator", "licence"])
+        writer.writerows([a.key, a.name, a.creator, a.licence] for a in attributions(folder, keys))
 
 
 @lru_cache(maxsize=8)
@@ -157,7 +162,10 @@ def _catalogue(folder: str) -> dict[str, dict[str, str]]:
 def _find(root: Path, key: str) -> tuple[str, str, NDArray[np.float64]]:
     catalogue = _catalogue(str(root))
     if key not in catalogue:
-        raise ValueError(f"No object {key!r} in the .sh3f files of {root}.")
+        raise ValueError(
+            f"No object {key!r} in the .sh3f files of {root}. The whole library is the Debian package sweethome3d-furniture: unpack it "
+            "and pass --objects DIR or set LATHE_OBJECTS (training/README.md says how)."
+        )
     entry = catalogue[key]
     rotation = np.fromstring(entry["modelRotation"], sep=" ").reshape(3, 3) if "modelRotation" in entry else np.eye(3)
     return entry["archive"], entry["model"], rotation
@@ -178,7 +186,8 @@ def _read_members(zipped: zipfile.ZipFile, folder: str) -> dict[str, bytes]:
 
 
 def _from_scene(key: str, scene: Any, rotation: NDArray[np.float64]) -> RenderObject:
-    vertices, faces, normals, uvs, face_material, colors = [], [], [], [], [], []
+    lists: list[list[NDArray]] = [[] for _ in range(6)]
+    vertices, faces, normals, uvs, face_material, colors = lists
     textures: list[NDArray[np.uint8] | None] = []
     offset = 0
     for geometry in scene.dump(concatenate=False) if scene.geometry else []:

@@ -20,6 +20,7 @@ import os
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ import torch  # noqa: E402
 from lathe.pipelines.data.cameras import Cameras  # noqa: E402
 from lathe.pipelines.ops.camera_math import intrinsics, orbit, world_to_camera  # noqa: E402
 from lathe.training.object_raster import build_atlas, render_samples  # noqa: E402
-from lathe.training.objects import RenderObject, load_object, objects_folder, split  # noqa: E402
+from lathe.training.objects import RenderObject, load_object, objects_folder, split, write_attributions  # noqa: E402
 
 SIZE, FOV, RADIUS, POINTS = 64, 30.0, 4.0, 16384
 RING, TARGETS, QUERIES = 24, 8, 12
@@ -137,14 +138,17 @@ def dataset_arrays(folder: str, key: str) -> dict[str, NDArray]:
     }
 
 
-def _render_shard(folder: str, key: str, shard: str) -> None:
-    """Renders one object into `shard`, whole or not at all."""
-    torch.set_num_threads(1)
-    arrays = dataset_arrays(folder, key)
+def _render_shard(folder: str, key: str, shard: str) -> tuple[str, Exception | None]:
+    """Renders one object into `shard`, whole or not at all. An object that cannot be read does not stop the others."""
+    try:
+        arrays = dataset_arrays(folder, key)
+    except ValueError as error:
+        return key, error
     temporary = f"{shard}.{os.getpid()}.tmp"
     with open(temporary, "wb") as file:
         np.savez(file, **arrays)
     os.replace(temporary, shard)
+    return key, None
 
 
 def render_split(folder: Path, keys: list[str], out: Path, processes: int) -> None:
@@ -155,17 +159,26 @@ def render_split(folder: Path, keys: list[str], out: Path, processes: int) -> No
     missing = [key for key in keys if not paths[key].exists()]
     print(f"{len(keys)} objects, {len(keys) - len(missing)} already rendered", flush=True)
     started = time.monotonic()
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = {pool.submit(_render_shard, str(folder), key, str(paths[key])): key for key in missing}
-        for done, job in enumerate(as_completed(jobs), 1):
-            if job.exception() is not None:
-                print(f"{jobs[job]}: {job.exception()}", flush=True)
-            if done % 50 == 0 or done == len(jobs):
-                print(f"{done}/{len(jobs)} in {time.monotonic() - started:.0f} s", flush=True)
+    for done, (key, error) in enumerate(_render_all(str(folder), {key: str(paths[key]) for key in missing}, processes), 1):
+        if error is not None:
+            print(f"{key}: {error}", flush=True)
+        if done % 50 == 0 or done == len(missing):
+            print(f"{done}/{len(missing)} in {time.monotonic() - started:.0f} s", flush=True)
     rendered = [key for key in keys if paths[key].exists()]
     if len(rendered) < len(keys):
         print(f"{len(keys) - len(rendered)} objects failed and are left out of the packed arrays", flush=True)
+    write_attributions(folder, rendered, out / "attributions.csv")
     _pack(rendered, [paths[key] for key in rendered], out)
+
+
+def _render_all(folder: str, shards: dict[str, str], processes: int) -> Iterator[tuple[str, Exception | None]]:
+    """Each key as its shard is done, with what went wrong. One process is this one."""
+    if processes == 1:
+        yield from (_render_shard(folder, key, shard) for key, shard in shards.items())
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for job in as_completed([pool.submit(_render_shard, folder, key, shard) for key, shard in shards.items()]):
+            yield job.result()
 
 
 def _pack(keys: list[str], shards: list[Path], out: Path) -> None:
@@ -196,6 +209,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--limit", type=int, help="only the first so many objects")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     folder = objects_folder(arguments.objects)
     render_split(folder, split(arguments.split)[: arguments.limit], arguments.out, arguments.processes)
 

@@ -49,7 +49,7 @@ class PerceptualNet(nn.Module):
         out, x = [], images.flip(1) * 255 - self.mean
         for index, block in enumerate(self.blocks):
             x = F.max_pool2d(x, 2, ceil_mode=True) if index else x
-            for conv in block:  # type: ignore[union-attr]
+            for conv in block.children():
                 x = F.relu(conv(x))
             out.append(x)
         return out
