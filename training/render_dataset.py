@@ -146,7 +146,7 @@ def _render_shard(folder: str, key: str, shard: str) -> tuple[str, Exception | N
         return key, error
     temporary = f"{shard}.{os.getpid()}.tmp"
     with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     os.replace(temporary, shard)
     return key, None
 
