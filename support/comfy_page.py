@@ -14,7 +14,10 @@ from shared_server import ARTIFACTS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 # What the page says that is no fault of the pack: optional user files, its own requests to the outside, which the server forbids.
-EXPECTED_NOISE = ("user.css", "comfy.templates.json", "userdata", "Content Security Policy", "api.comfy.org", "reading 'id'", "404", "THREE")
+EXPECTED_NOISE = (
+    *("user.css", "comfy.templates.json", "userdata", "404", "reading 'id'", "THREE"),
+    *("Content Security Policy", "api.comfy.org", "graph accessed before initialization"),
+)
 READY = "Boolean(window.app?.extensionManager && window.LiteGraph?.registered_node_types?.KSampler)"
 
 WATCH = """() => {

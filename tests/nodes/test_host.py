@@ -82,10 +82,10 @@ def test_tick_reports_previews_and_cancels(monkeypatch):
     node = types.SimpleNamespace(hidden=types.SimpleNamespace(unique_id="7"))
     tick = host.tick_for(node)
     tick(1, 10, torch.rand(700, 300, 3))
-    tick(2, 10, torch.rand(8, 8, 3))  # too soon for another picture
+    tick(2, 10, torch.rand(8, 8, 3))  # too soon for another picture; newer cores leave such a step out
     tick(10, 10, torch.rand(8, 8, 3))  # the last is always shown
-    assert [s[:2] for s in seen] == [(1, 10), (2, 10), (10, 10)] and {s[3] for s in seen} == {"7"}
-    assert seen[0][2][1].size == (219, 512) and seen[1][2] is None and seen[2][2][1].size == (8, 8)
+    assert [s[:2] for s in seen if s[2]] == [(1, 10), (10, 10)] and {s[3] for s in seen} == {"7"}
+    assert seen[0][2][1].size == (219, 512) and seen[-1][2][1].size == (8, 8)
     host.mm.interrupt_current_processing(True)
     with pytest.raises(host.mm.InterruptProcessingException):
         tick(3, 10)
