@@ -163,7 +163,7 @@ def _render_chunk(
         densities = torch.cat([densities, density(points(fine)).view(fine.shape)], dim=1)
         depths, order = torch.cat([depths, fine], dim=1).sort(dim=1)
         densities = densities.gather(1, order)
-    colors = color(points(depths)).view(*depths.shape, -1)
+    colors = color(points(depths)).unflatten(0, depths.shape)
     seen = composite(depths, densities, colors, lengths)
     full = [part.new_zeros((len(hit), *part.shape[1:])).index_copy(0, rays, part) for part in (seen.color, seen.depth, seen.alpha)]
     return full[0], full[1], full[2]
