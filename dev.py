@@ -80,6 +80,12 @@ def imports(python: Path | str, *modules: str) -> bool:
     return subprocess.run([str(python), "-c", code], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 
 
+def packages_of(python: Path) -> Path:
+    """The site-packages of this Python."""
+    query = "import sysconfig; print(sysconfig.get_paths()['platlib'])"
+    return Path(subprocess.check_output([str(python), "-c", query], text=True).strip())
+
+
 def step(name: str, depends_on: str, work: Callable[[], None]) -> None:
     """Does `work` unless it was done with the same `depends_on`."""
     stamp = VENV / "stamps" / name.replace(" ", "_")
@@ -126,10 +132,7 @@ def make_environment(lent: Path | None) -> None:
     hint = "Python could not make a virtual environment; on Debian and Ubuntu install python3-venv."
     run_logged([lent or sys.executable, "-m", "venv", VENV], hint)
     if lent is not None:
-        query = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-        lent_packages = subprocess.check_output([str(lent), "-c", query], text=True).strip()
-        own_packages = subprocess.check_output([str(PYTHON), "-c", query], text=True).strip()
-        (Path(own_packages) / "comfyui_environment.pth").write_text(lent_packages + "\n")
+        (packages_of(PYTHON) / "comfyui_environment.pth").write_text(f"{packages_of(lent)}\n")
 
 
 def get_comfyui() -> None:
@@ -152,7 +155,7 @@ def install_torch() -> None:
     """PyTorch and its companions. A CPU build of torch beside CUDA builds of the others works without their compiled parts."""
     pip("-c", CONSTRAINTS, "torch", "numpy", "pillow")
     pip("-c", CONSTRAINTS, "--no-deps", "torchvision", "torchaudio", "spandrel")
-    packages = Path(subprocess.check_output([str(PYTHON), "-c", "import sysconfig; print(sysconfig.get_paths()['platlib'])"], text=True).strip())
+    packages = packages_of(PYTHON)
     if not imports(PYTHON, "torchvision.ops"):
         for pattern in ("_C*.so", "_C*.pyd", "image*.so", "image*.pyd"):
             for library in (packages / "torchvision").glob(pattern):
@@ -177,7 +180,7 @@ def install_comfyui_requirements() -> None:
 
 def setup(tests: bool) -> None:
     """Makes .venv and .comfyui ready; quick where nothing is left to do."""
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 - people run this file with whatever Python they have
         raise SetupError(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}.")
     start = time.monotonic()
     own = own_comfyui()

@@ -138,7 +138,8 @@ class Server:
         self.base, self.log = base, log
         (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [str(python), "-u", str(comfyui / "main.py"), "--port", str(self.port), "--base-directory", str(base), *FLAGS, *(flags or [])]
+        places = ["--port", str(self.port), "--base-directory", str(base)]
+        command = [str(python), "-u", str(comfyui / "main.py"), *places, *FLAGS, *(flags or [])]
         with open(log, "w", encoding="utf-8") as out:
             self.process = subprocess.Popen(command, cwd=comfyui, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
 
