@@ -21,7 +21,8 @@ class Sample:
 
     Attributes:
         images, masks: (V, 3, S, S), (V, 1, S, S) input views on white.  cameras: theirs.
-        target_images (T, 3, S, S), target_masks, target_depths (T, 1, S, S): views to render; depth 0 on the background.
+        target_images (T, 3, S, S), target_masks, target_depths (T, 1, S, S), target_normals (T, 3, S, S): views to render;
+            depth is 0 on the background, normals are in camera space.
         target_cameras: theirs.  scale: factor by which the asset was scaled about the origin.
     """
 
@@ -31,6 +32,7 @@ class Sample:
     target_images: Tensor
     target_masks: Tensor
     target_depths: Tensor
+    target_normals: Tensor
     target_cameras: Cameras
     scale: float
 
@@ -82,10 +84,12 @@ def draw(data: RenderedObjects, generator: torch.Generator, n_views: int = 6, n_
     targets = torch.randperm(44, generator=generator)[:n_targets].tolist()
     images, masks = data.on_white(item, inputs + targets)
     depths = torch.from_numpy(data.depth[item, inputs + targets].astype("float32"))[:, None]
+    normals = torch.from_numpy(data.normal[item, targets].astype("float32") / 127).permute(0, 3, 1, 2)
     c2w = _turned(torch.from_numpy(data.c2w[item, inputs + targets].copy()), 30.0 * step)
     if uniform(0, 1) < 0.5:
         flip = torch.diag(torch.tensor([-1.0, 1, 1, 1]))
         images, masks, depths, c2w = images.flip(-1), masks.flip(-1), depths.flip(-1), flip @ c2w @ flip
+        normals = normals.flip(-1) * torch.tensor([-1.0, 1, 1])[:, None, None]
     if uniform(0, 1) < 0.5:
         images = images[:, torch.randperm(3, generator=generator)]
     scale = uniform(0.9, 1.05)
@@ -96,7 +100,8 @@ def draw(data: RenderedObjects, generator: torch.Generator, n_views: int = 6, n_
     seen = c2w[:n_views].clone()
     seen[:, :3, 3] += torch.randn(n_views, 3, generator=generator) * 0.01
     return Sample(
-        seen_images, seen_masks, posed(seen), images[n_views:], masks[n_views:], depths[n_views:] * scale, posed(c2w[n_views:]), scale
+        seen_images, seen_masks, posed(seen), images[n_views:], masks[n_views:], depths[n_views:] * scale, normals,
+        posed(c2w[n_views:]), scale,
     )  # fmt: skip
 
 
@@ -114,5 +119,6 @@ def patch_rays(sample: Sample, view: int, size: int, generator: torch.Generator)
     cameras = sample.target_cameras
     origins, directions = camera_math.rays(cameras.c2w[view : view + 1], cameras.K[view : view + 1], height, height)
     box = (slice(top, top + size), slice(left, left + size))
-    truth = torch.cat([sample.target_images[view], sample.target_masks[view], sample.target_depths[view]])[:, *box]
+    truth = torch.cat([sample.target_images[view], sample.target_masks[view], sample.target_depths[view]])
+    truth = truth[:, top : top + size, left : left + size]
     return origins[0][box].reshape(-1, 3), directions[0][box].reshape(-1, 3), truth.flatten(1).T

@@ -21,6 +21,7 @@ class RenderedObjects:
     Attributes:
         keys: names of the objects.
         rgba: (N, 44, S, S, 4) uint8.  depth: (N, 44, S, S) float16 z-depth, 0 on the background.
+        normal: (N, 44, S, S, 3) int8, camera space times 127, 0 on the background.
         c2w: (N, 44, 4, 4) float32 poses.
     """
 
@@ -29,6 +30,7 @@ class RenderedObjects:
         self.keys: list[str] = json.loads((folder / "keys.json").read_text())["keys"]
         self.rgba = np.load(folder / "rgba.npy", mmap_mode="r")
         self.depth = np.load(folder / "depth.npy", mmap_mode="r")
+        self.normal = np.load(folder / "normal.npy", mmap_mode="r")
         self.c2w = np.load(folder / "c2w.npy", mmap_mode="r")
         eye = np.asarray(self.c2w[0, :, :3, 3], dtype=np.float64)
         self.azimuths = np.degrees(np.arctan2(eye[:, 0], eye[:, 2])) % 360

@@ -19,7 +19,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 import lathe_root  # noqa: E402, F401
 from lathe.pipelines.nets.attention import explicit_attention  # noqa: E402
-from lathe.pipelines.nets.mini_lrm import MiniLRM, PosedViews, activate_density, network_volume  # noqa: E402
+from lathe.pipelines.nets.mini_heads import PosedViews, activate_density  # noqa: E402
+from lathe.pipelines.nets.mini_lrm import MiniLRM, network_volume  # noqa: E402
 from lathe.pipelines.nets.perceptual import perceptual_distance  # noqa: E402
 from lathe.pipelines.nets.triplane_field import network_cameras  # noqa: E402
 from lathe.pipelines.ops import camera_math  # noqa: E402
@@ -143,7 +144,7 @@ class Evaluation:
             images, masks = data.on_white(item, inputs + targets)
             c2w = torch.from_numpy(data.c2w[item, inputs + targets].copy())
             nothing = torch.zeros_like(masks[6:])
-            sample = Sample(images[:6], masks[:6], posed(c2w[:6]), images[6:], masks[6:], nothing, posed(c2w[6:]), 1.0)
+            sample = Sample(images[:6], masks[:6], posed(c2w[:6]), images[6:], masks[6:], nothing, nothing, posed(c2w[6:]), 1.0)
             self.samples.append(sample)
 
     @torch.no_grad()

@@ -1,0 +1,133 @@
+"""The bundled mini models: one safetensors file each, with the settings of the network in its header under `lathe_config`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from ..lrm import LRM
+from ..nets.mini_lrm import MiniLRM
+from ..nets.mini_views import PatchCodec, QueryEncoder
+from ..view_diffusion import ViewModel
+from .readers import read_metadata, read_state_dict
+
+FOLDER = Path(__file__).resolve().parent / "mini"
+VIEWS, LRM_FILE = FOLDER / "views_mini.safetensors", FOLDER / "lrm_mini.safetensors"
+
+
+class MiniCodec:
+    """The patch codec as the sampler's `ViewCodec`."""
+
+    def __init__(self, codec: PatchCodec, view_size: int) -> None:
+        self.codec, self.view_size = codec, view_size
+        self.channels, self.factor = codec.channels, codec.patch
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Its one network."""
+        return {"codec": self.codec}
+
+    def encode_reference(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """(1, 3, H, W) in [0, 1] -> (1, channels, h, w). Draws nothing: the code is exact."""
+        return self.codec.encode(resized(image, self.view_size))
+
+    def encode_no_reference(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Zeros, as in training."""
+        return torch.zeros_like(self.encode_reference(image, generator))
+
+    def decode_grid(self, latents: Tensor) -> Tensor:
+        """(1, channels, h, w) -> (1, 3, H, W) in [0, 1]."""
+        return self.codec.decode(latents)
+
+    def preview(self, latents: Tensor) -> Tensor:
+        """(1, channels, h, w) -> (H, W, 3) in [0, 1]."""
+        return self.codec.decode(latents)[0].permute(1, 2, 0)
+
+    def activation_bytes(self, height: int, width: int) -> dict[str, int]:
+        """A few copies of the picture."""
+        return {"codec": 16 * height * width * 3}
+
+
+class MiniConditioner:
+    """The query encoder as the sampler's `ViewConditioner`."""
+
+    def __init__(self, encoder: QueryEncoder) -> None:
+        self.encoder = encoder
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Its one network."""
+        return {"query_encoder": self.encoder}
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """(1, 3, H, W) in [0, 1] -> (1, L, D)."""
+        return self.encoder(resized(image, self.encoder.view_size))
+
+    def no_tokens(self, image: Tensor) -> Tensor:
+        """The learned tokens of no picture."""
+        return self.encoder.empty(1)
+
+    def activation_bytes(self) -> dict[str, int]:
+        """Of the first convolution's maps, the widest."""
+        return {"query_encoder": 8 * 32 * self.encoder.view_size**2}
+
+
+def resized(image: Tensor, size: int) -> Tensor:
+    """Square pictures (B, 3, H, W) at the size the model was trained with."""
+    if image.shape[-2:] == (size, size):
+        return image
+    return interpolate(image, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def read_config(path: Path, kind: str) -> dict[str, Any]:
+    """The settings in a mini model's header. Raises ValueError where the file is not a mini model of that kind."""
+    text = read_metadata(path).get("lathe_config")
+    if text is None:
+        raise ValueError(f"{path.name} is not one of Lathe's mini models: its header holds no lathe_config.")
+    config: dict[str, Any] = json.loads(text)
+    if config.get("kind") != kind:
+        raise ValueError(f"{path.name} holds a {config.get('kind')} model; this loader expects a {kind} model.")
+    return config
+
+
+def load_views(path: Path = VIEWS) -> ViewModel:
+    """The mini view model. Raises ValueError for a file that is damaged or holds something else."""
+    from diffusers import UNet2DConditionModel
+
+    config = read_config(path, "views")
+    codec = PatchCodec(config["patch"], config["unet"]["in_channels"])
+    encoder = QueryEncoder(config["unet"]["cross_attention_dim"], config["view_size"])
+    parts = {"unet": UNet2DConditionModel(**config["unet"]), "query_encoder": encoder, "codec": codec}
+    _fill(parts, read_state_dict(path), path)
+    return ViewModel(
+        unet=parts["unet"],
+        codec=MiniCodec(codec, config["view_size"]),
+        conditioner=MiniConditioner(encoder),
+        camera_preset=config["camera_preset"],
+        view_size=config["view_size"],
+        reference_is_noised=False,
+        steps=config["steps"],
+        guidance=config["guidance"],
+    )
+
+
+def load_lrm(path: Path = LRM_FILE) -> LRM:
+    """The mini reconstruction model. Raises ValueError for a file that is damaged or holds something else."""
+    config = read_config(path, "lrm")
+    net = MiniLRM.from_settings(config["settings"])
+    _fill({"net": net}, read_state_dict(path), path)
+    return LRM(net=net, name="mini")
+
+
+def _fill(parts: dict[str, nn.Module], tensors: dict[str, Tensor], path: Path) -> None:
+    """Loads tensors named part.parameter into their parts, in float32, strictly; freezes them."""
+    for name, part in parts.items():
+        own = {key[len(name) + 1 :]: value.float() for key, value in tensors.items() if key.startswith(name + ".")}
+        try:
+            part.load_state_dict(own)
+        except RuntimeError as error:
+            raise ValueError(f"{path.name} does not fit its own settings: {error}") from error
+        part.eval().requires_grad_(False)

@@ -1,0 +1,61 @@
+"""Writes the averaged weights of a finished run as a bundled mini model: half precision, settings in the file's header.
+
+    python training/export_mini.py views --run DIR [--steps 8]
+    python training/export_mini.py lrm --run DIR [--stage mesh] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
+import lathe_root  # noqa: E402, F401
+from lathe.pipelines.nets.mini_lrm import MiniLRM  # noqa: E402
+from lathe.pipelines.weights.mini_models import LRM_FILE, VIEWS  # noqa: E402
+from lathe.training.train_views import PATCH, UNET  # noqa: E402
+
+
+def write(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """Saves the tensors in float16, atomically. The codec's linear maps stay in float32: they are small and exact."""
+    halved = {name: value.contiguous().to(torch.float32 if name.startswith("codec.") else torch.float16) for name, value in tensors.items()}
+    partial = path.with_suffix(".partial")
+    save_file(halved, partial, metadata={"lathe_config": json.dumps(config)})
+    os.replace(partial, path)
+    print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, {sum(v.numel() for v in halved.values()) / 1e6:.2f} M numbers")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=("views", "lrm"))
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--steps", type=int, default=8, help="views: the sampler's default number of steps")
+    parser.add_argument("--stage", choices=("nerf", "mesh"), default="mesh", help="lrm: the stage the run trained")
+    parser.add_argument("--no-point-input", action="store_true", help="lrm: the run was the ablation")
+    parser.add_argument("--out", type=Path, help="where to write; the bundled file by default")
+    args = parser.parse_args()
+    state: dict[str, Tensor] = torch.load(args.run / "checkpoint.pt", map_location="cpu", weights_only=True)["ema"]
+    if args.model == "views":
+        renamed = {name.replace("denoiser.unet.", "unet.", 1): value for name, value in state.items()}
+        config: dict[str, Any] = {
+            "kind": "views", "unet": UNET, "patch": PATCH, "view_size": 64, "camera_preset": "zero123plus_v1.2",
+            "steps": args.steps, "guidance": 1.0,
+        }  # fmt: skip
+        write(args.out or VIEWS, renamed, config)
+    else:
+        net = MiniLRM(point_input=not args.no_point_input)
+        net.synthesizer.decoder.kind = args.stage
+        net.load_state_dict(state)
+        write(args.out or LRM_FILE, {f"net.{k}": v for k, v in state.items()}, {"kind": "lrm", "settings": net.settings()})
+
+
+if __name__ == "__main__":
+    main()
