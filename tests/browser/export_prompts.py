@@ -21,6 +21,7 @@ def main(arguments: list[str]) -> None:
             page.load_prompt(json.loads(Path(arguments[1]).read_text(encoding="utf-8")))
             Path(arguments[2]).write_text(json.dumps(page.saved(), indent=1), encoding="utf-8")
             return
+        prompt_path("any").parent.mkdir(exist_ok=True)
         for name in workflow_names():
             page.load(load_workflow(name))
             prompt_path(name).write_text(as_text(page.prompt()), encoding="utf-8")
