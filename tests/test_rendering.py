@@ -51,7 +51,7 @@ class Ball:
 
     def geometry(self, points: Tensor) -> Tensor:
         sdf = points.norm(dim=-1) - RADIUS
-        return sdf if self.kind == "sdf" else torch.sigmoid(-1000 * sdf) * 400
+        return sdf if self.kind == "sdf" else torch.sigmoid(-400 * sdf) * 400
 
     def color(self, points: Tensor) -> Tensor:
         return points * 0.5 + 0.5
@@ -69,7 +69,7 @@ def check_sphere(views: RenderedViews, seen_by: Cameras, size: int, depth_tolera
     a, b = (directions**2).sum(-1), (origins * directions).sum(-1)
     gap = b**2 - a * ((origins**2).sum(-1) - RADIUS**2)
     scale = (a * RADIUS) ** 2
-    inside, outside = gap > 0.05 * scale, gap < -0.05 * scale
+    inside, outside = gap > 0.1 * scale, gap < -0.1 * scale
     assert inside.sum() > 0.2 * inside.numel()
     assert bool((views.masks[:, 0][inside] > 0.98).all()) and bool((views.masks[:, 0][outside] < 0.02).all())
     depth = (-b - gap.clamp(min=0).sqrt()) / a

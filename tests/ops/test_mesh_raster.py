@@ -3,6 +3,7 @@
 import math
 import sys
 import types
+from typing import Any
 
 import pytest
 import torch
@@ -336,7 +337,7 @@ def test_kernels_compile_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyP
 
     njit = numba.njit
 
-    def no_folder(**options: bool):  # type: ignore[no-untyped-def]
+    def no_folder(**options: Any) -> Any:
         if options.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")
         return njit(**options)

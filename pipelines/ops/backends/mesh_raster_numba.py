@@ -259,7 +259,7 @@ def _crossings(pos, tri, face, zw, edges, offsets, opposite):  # type: ignore[no
             distance[axis, row, column] = far
             owner[axis, row, column] = e
             inner_is_high[axis, row, column] = high
-    out = np.empty((np.sum(owner >= 0), 5), np.int64)
+    out = np.empty((np.count_nonzero(owner >= 0), 5), np.int64)
     n = 0
     for axis in range(2):
         step = 1 if axis == 0 else width
