@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..pipelines.data.progress import Tick
 
 MODEL_FOLDER = "lathe"
+MINI = "mini (bundled)"
 PREVIEW_SECONDS = 0.5
 PREVIEW_PIXELS = 512
 
@@ -220,6 +221,72 @@ def model_path(name: str) -> Path:
             return path
     places = ", ".join(str(f) for f in model_folders())
     raise ValueError(f"There is no {name!r} in {places}; put it there, or choose another in the loader.")
+
+
+def weight_choices(stage: str, *suffixes: str, folders: bool = False) -> list[str]:
+    """What a loader offers: the bundled mini model, the catalogue's models of this stage, then what else lies in the model folders.
+
+    Catalogue names are offered whether their files are there or not: the loader says what is missing when it runs.
+    """
+    from ..pipelines.weights import catalog
+
+    rows = [row for row in catalog.entries() if row.stage == stage]
+    known = {row.path for row in catalog.entries()}
+    if folders:
+        parts = [folder.glob("*/unet/config.json") for folder in _diffusers_folders()]
+        own = sorted({found.parent.parent.name for part in parts for found in part})
+    else:
+        own = model_files(*suffixes)
+    return [MINI, *(row.name for row in rows), *(name for name in own if name not in known)]
+
+
+def catalogue_name(stage: str, choice: str) -> str | None:
+    """The loader's choice where it is a row of the catalogue, None where it is a file of the user's."""
+    from ..pipelines.weights import catalog
+
+    return choice if any(row.name == choice and row.stage == stage for row in catalog.entries()) else None
+
+
+def weights_path(stage: str, choice: str, download: bool, tick: Tick) -> Path:
+    """The file or folder a loader's choice names; fetched where the user asked for that.
+
+    Raises:
+        ValueError: it is not there; the message says where to get it, where to put it and what its licence asks.
+    """
+    from ..pipelines.weights import catalog
+
+    if catalogue_name(stage, choice) is None:
+        for folder in _diffusers_folders():
+            if (folder / choice / "unet" / "config.json").is_file() and (folder / choice).parent == folder:
+                return folder / choice
+        return model_path(choice)
+    row = catalog.entry(choice)
+    found = catalog.locate(row, _diffusers_folders())
+    if found is not None:
+        return found
+    place = model_folders()[0]
+    if not download:
+        raise ValueError(
+            f"{row.title} is not on this machine. Turn on `download` in the loader, or fetch it from {row.page} and put it at "
+            f"{place / row.path}. Licence: {row.licence}. {row.licence_note}".strip()
+        )
+    from ..pipelines.weights.download import download as fetch
+
+    return fetch(row, place, tick=tick)
+
+
+def _diffusers_folders() -> list[Path]:
+    """Where folders in diffusers' layout may lie: our own model folders, then core's."""
+    return model_folders() + [Path(p) for p in folder_paths.get_folder_paths("diffusers")]
+
+
+def precision(choice: str) -> torch.dtype:
+    """The dtype of a loader's precision widget; auto asks ComfyUI."""
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return named[choice] if choice in named else compute_dtype(torch.bfloat16, torch.float16)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from . import host, sockets
-from .sockets import schema
+from .sockets import schema, widget
+
+if TYPE_CHECKING:
+    from ..pipelines.data.cameras import Cameras
+    from ..pipelines.data.field import Field
+    from ..pipelines.data.progress import Tick
+    from ..pipelines.lrm import LRM
 
 CATEGORY = "3d/Lathe/Reconstruct"
+
+
+class LoadedLRM:
+    """A reconstruction network under ComfyUI's memory management: what a LATHE_LRM socket carries.
+
+    Args:
+        build: makes the stage's `LRM` on the CPU, in the precision it shall run in.
+    """
+
+    def __init__(self, build: Callable[[], LRM]) -> None:
+        with torch.inference_mode(False):
+            self.lrm = build()
+        self.net = host.LoadedNet(lambda: self.lrm.net)
+
+    def reconstruct(self, images: Tensor, masks: Tensor | None, cameras: Cameras, tick: Tick) -> list[Field]:
+        """The stage on ComfyUI's device; bad input is told before any weight moves."""
+        from ..pipelines import lrm as stage
+
+        stage.check_views(images, masks, cameras)
+        tick(0, 1)
+        with self.net.use(stage.estimate_memory(self.lrm.config, cameras.n_views, self.net.dtype)):
+            return stage.reconstruct(self.lrm, images, masks, cameras, device=host.device(), attention=host.attention(), tick=tick)
+
+
+class LatheLoadLRM(io.ComfyNode):
+    """The reconstruction network from disk."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LatheLoadLRM",
+            display_name="Load LRM",
+            category=CATEGORY,
+            description="Loads a reconstruction network: the bundled mini model, or one of InstantMesh's four published variants.",
+            search_aliases=["instantmesh", "load reconstruction model", "large reconstruction model"],
+            inputs=[
+                widget(
+                    io.Combo, "model", options=host.weight_choices("lrm", ".ckpt", ".safetensors"), default=host.MINI,
+                    tooltip="mini needs no download and no GPU. base and large are InstantMesh's; mesh variants give sharper surfaces, "
+                    "nerf variants a density. Files in models/lathe are offered by their name.",
+                ),
+                sockets.precision_input(),
+                sockets.download_input(),
+            ],
+            outputs=[sockets.LRM.Output(display_name="lrm", tooltip="For Reconstruct.")],
+        )
+
+    @classmethod
+    def execute(cls, model, precision, download) -> io.NodeOutput:
+        def build() -> LRM:
+            if model == host.MINI:
+                from ..pipelines.weights import mini_models
+
+                return mini_models.load_lrm()
+            from ..pipelines.weights.adapters import load_lrm
+
+            path = host.weights_path("lrm", model, download, host.tick_for(cls))
+            return load_lrm(path, variant=host.catalogue_name("lrm", model), dtype=host.precision(precision))
+
+        return io.NodeOutput(LoadedLRM(build))
 
 
 class LatheReconstruct(io.ComfyNode):
@@ -28,7 +99,7 @@ class LatheReconstruct(io.ComfyNode):
                 sockets.MASK.Input(
                     "masks", optional=True,
                     tooltip="1 = object; from Mask Views. Puts the views on the background the network knows. "
-                    "Without them the background must be white.",
+                    "The mini model needs them; without them the background must be white.",
                 ),
             ],
             outputs=[sockets.FIELD.Output(display_name="field", tooltip="One continuous shape with colour for each asset.")],
@@ -40,4 +111,4 @@ class LatheReconstruct(io.ComfyNode):
         return io.NodeOutput(lrm.reconstruct(pixels, mask, cameras, host.tick_for(cls)))
 
 
-NODES = [LatheReconstruct]
+NODES = [LatheLoadLRM, LatheReconstruct]

@@ -78,6 +78,22 @@ def asset_input(id: str, *kinds: Any, **options: Any) -> Any:
     return io.MultiType.Input(id, types=list(kinds), **{k: v for k, v in options.items() if k in known})
 
 
+def precision_input() -> Any:
+    """The precision widget of a loader."""
+    return widget(
+        io.Combo, "precision", options=["auto", "fp32", "bf16", "fp16"], default="auto", advanced=True,
+        tooltip="Number format of the weights. auto takes what suits the device; half precision needs half the memory.",
+    )
+
+
+def download_input() -> Any:
+    """The download widget of a loader."""
+    return widget(
+        io.Boolean, "download", default=False,
+        tooltip="Fetch the chosen weights from Hugging Face if they are not on this machine. Nothing is fetched while this is off.",
+    )
+
+
 def color_in(text: str) -> tuple[float, float, float]:
     """A colour written as #rrggbb, #rgb or white, grey, black -> sRGB in [0, 1].
 

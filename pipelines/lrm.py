@@ -74,7 +74,7 @@ def reconstruct(
     Raises:
         ValueError: views and cameras that do not match, pixels that are not numbers, views without an object.
     """
-    n_assets = _check(images, masks, cameras)
+    n_assets = check_views(images, masks, cameras)
     here = next(lrm.net.parameters()).device
     if device is not None and torch.device(device).type != here.type:
         raise ValueError(f"The network is on {here}, but is to run on {device}: move it there first.")
@@ -92,7 +92,7 @@ def reconstruct(
     return fields
 
 
-def _check(images: Tensor, masks: Tensor | None, cameras: Cameras) -> int:
+def check_views(images: Tensor, masks: Tensor | None, cameras: Cameras) -> int:
     """The number of assets; ValueError where the inputs do not make any."""
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"Reconstruction needs images of shape (N, 3, H, W), not {tuple(images.shape)}.")

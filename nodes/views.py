@@ -1,0 +1,162 @@
+"""One picture to views: the view diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..pipelines.cameras import preset_cameras
+from . import host, sockets
+from .sockets import schema, widget
+
+if TYPE_CHECKING:
+    from ..pipelines.data.progress import Tick
+    from ..pipelines.view_diffusion import ViewModel
+
+CATEGORY = "3d/Lathe/Views"
+SAMPLERS = ["euler_ancestral", "dpmpp_2m"]
+OWN_UNET, WHITE_UNET = "the model's own", "instant_mesh_white_unet"
+
+
+class LoadedViewModel:
+    """A view model whose networks are under ComfyUI's memory management one by one: what a LATHE_VIEW_MODEL socket carries.
+
+    Args:
+        build: makes the stage's `ViewModel` on the CPU, in the precision it shall run in.
+    """
+
+    def __init__(self, build: Callable[[], ViewModel]) -> None:
+        from ..pipelines.view_diffusion import memory_required
+
+        with torch.inference_mode(False):
+            self.model = build()
+        self.nets = {name: host.LoadedNet(lambda net=net: net) for name, net in self.model.modules().items()}
+        self.needs = memory_required(self.model)
+
+    def use(self, name: str) -> AbstractContextManager[Any]:
+        """One of the networks, on ComfyUI's device."""
+        return self.nets[name].use(self.needs[name])
+
+    def generate(self, images: Tensor, masks: Tensor | None, tick: Tick, **settings: Any) -> Tensor:
+        """`view_diffusion.generate_views` on ComfyUI's device."""
+        from ..pipelines.nets.attention import torch_attention
+        from ..pipelines.view_diffusion import generate_views
+
+        attention = host.attention() or torch_attention
+        return generate_views(self.model, images, masks, device=host.device(), attention=attention, use=self.use, tick=tick, **settings)
+
+
+class LatheLoadViewModel(io.ComfyNode):
+    """The view model from disk."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LatheLoadViewModel",
+            display_name="Load View Model",
+            category=CATEGORY,
+            description="Loads a model that draws the other sides of a pictured object: the bundled mini model, or Zero123++ from its "
+            "published folder.",
+            search_aliases=["zero123plus", "zero123++", "load multiview diffusion", "novel view model"],
+            inputs=[
+                widget(
+                    io.Combo, "model", options=host.weight_choices("views", folders=True), default=host.MINI,
+                    tooltip="mini needs no download and no GPU. Zero123++ is a folder in diffusers' layout in models/lathe or "
+                    "models/diffusers; its weights are not for commercial use.",
+                ),
+                widget(
+                    io.Combo, "unet", options=[WHITE_UNET, OWN_UNET, *host.model_files(".bin", ".safetensors")], default=WHITE_UNET,
+                    tooltip="Which U-Net of Zero123++: InstantMesh's, which paints on white as the reconstruction wants it, or the "
+                    "model's own, which paints on grey. The mini model has only its own.",
+                ),
+                sockets.precision_input(),
+                sockets.download_input(),
+            ],
+            outputs=[sockets.VIEW_MODEL.Output(display_name="view_model", tooltip="For Generate Views.")],
+        )
+
+    @classmethod
+    def execute(cls, model, unet, precision, download) -> io.NodeOutput:
+        def build() -> ViewModel:
+            if model == host.MINI:
+                from ..pipelines.weights import mini_models
+
+                return mini_models.load_views()
+            from ..pipelines.weights.zero123plus import load_zero123plus
+
+            tick = host.tick_for(cls)
+            folder = host.weights_path("views", model, download, tick)
+            white: Path | None = None
+            if unet == WHITE_UNET:
+                white = host.weights_path("views_unet", unet, download, tick)
+            elif unet != OWN_UNET:
+                white = host.model_path(unet)
+            preset = "zero123plus_v1.1" if "1.1" in Path(model).name else "zero123plus_v1.2"
+            return load_zero123plus(folder, white_unet=white, camera_preset=preset, dtype=host.precision(precision))
+
+        return io.NodeOutput(LoadedViewModel(build))
+
+
+class LatheGenerateViews(io.ComfyNode):
+    """A picture to views."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LatheGenerateViews",
+            display_name="Generate Views",
+            category=CATEGORY,
+            description="Imagines the object of a picture from six sides. Each picture of a batch is an asset of its own.",
+            search_aliases=["zero123plus", "zero123++", "multiview", "novel view synthesis", "image to views"],
+            inputs=[
+                sockets.VIEW_MODEL.Input("view_model", tooltip="The model, from Load View Model."),
+                sockets.IMAGE.Input("image", tooltip="The object, centred on a plain background: from Prepare Image."),
+                sockets.MASK.Input(
+                    "mask", optional=True, tooltip="1 = object; from Prepare Image. Puts the object on the background the model knows."
+                ),
+                widget(
+                    io.Int, "seed", default=0, min=0, max=2**32 - 1, control_after_generate=True,
+                    tooltip="Other seeds imagine other backs. Picture i of a batch is drawn with seed + i.",
+                ),
+                widget(
+                    io.Int, "steps", default=0, min=0, max=200,
+                    tooltip="Steps of denoising; 0 takes the model's own number. For Zero123++ 28 are quick, 75 give finer detail.",
+                ),
+                widget(
+                    io.Float, "guidance", default=0.0, min=0.0, max=30.0, step=0.1,
+                    tooltip="How closely the views follow the picture; 0 takes the model's own. 1 is without guidance and half the work.",
+                ),
+                widget(
+                    io.Combo, "sampler", options=SAMPLERS, default="euler_ancestral",
+                    tooltip="euler_ancestral is the published one; dpmpp_2m needs fewer steps.",
+                ),
+            ],
+            outputs=[
+                sockets.IMAGE.Output(display_name="images", tooltip="Six views of each asset, one asset after the other."),
+                sockets.MASK.Output(display_name="masks", tooltip="1 = object, keyed on the background the model paints."),
+                sockets.CAMERAS.Output(display_name="cameras", tooltip="The cameras of the views, azimuths counted from the picture."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, view_model, image, seed, steps, guidance, sampler, mask=None) -> io.NodeOutput:
+        from ..pipelines import foreground
+
+        pixels, masks = sockets.images_in(image), None if mask is None else sockets.masks_in(mask)
+        views = view_model.generate(
+            pixels, masks, host.tick_for(cls), seed=seed, steps=steps or None, guidance=guidance or None, sampler=sampler
+        )
+        return io.NodeOutput(
+            sockets.images_out(views),
+            sockets.masks_out(foreground.mask_views(views, "plain")),
+            preset_cameras(view_model.model.camera_preset),
+        )
+
+
+NODES = [LatheLoadViewModel, LatheGenerateViews]
