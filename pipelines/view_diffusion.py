@@ -269,19 +269,23 @@ def generate_views(
         latents = []
         with use("unet"):
             for b, condition in enumerate(conditions):
-
-                def tick_one(step: int, _: int, preview: Tensor | None = None, done: int = b * steps) -> None:
-                    tick(done + step, total, preview)
-
-                latents.append(
-                    denoise(
-                        model, condition, generators[b], steps=steps, guidance=guidance, sampler=sampler, dtype=dtype,
-                        attention=attention, tick=tick_one,
-                    )
+                one = denoise(
+                    model, condition, generators[b], steps=steps, guidance=guidance, sampler=sampler, dtype=dtype,
+                    attention=attention, tick=_later(tick, b * steps, total),
                 )  # fmt: skip
+                latents.append(one)
         with _using(use, list(model.codec.modules())):
             grids = [model.codec.decode_grid(one).cpu() for one in latents]
     return torch.cat([views_from_grid(grid.float(), model.rows, model.columns) for grid in grids])
+
+
+def _later(tick: Tick, done: int, all_steps: int) -> Tick:
+    """The tick of one asset among several, `done` steps into `all_steps`."""
+
+    def shifted(step: int, total: int, preview: Tensor | None = None) -> None:
+        tick(done + step, all_steps, preview)
+
+    return shifted
 
 
 def _checked_images(image: Tensor, mask: Tensor | None, background: tuple[float, float, float]) -> Tensor:
