@@ -36,7 +36,7 @@ class LRMConfig:
         upsample: factor of the deconvolution from tokens to plane pixels.
         triplane_dim: C, channels of a plane.
         decoder_hidden: width of the three hidden layers of each head.
-        samples_per_ray: coarse samples of the volume renderer, and as many fine ones.
+        samples_per_ray: of the volume renderer it was trained with, one half coarse, the other fine.
         grid_res, grid_scale: cubes along an edge, and edge length, of the FlexiCubes grid.
         volume_channels: channels of a volume a subclass turns into a bias of the triplane tokens; 0 in the published variants.
     """
@@ -212,6 +212,15 @@ class TriplaneLRM(nn.Module):
         self.transformer = TriplaneTransformer(config)
         self.synthesizer = Synthesizer(config)
 
+    def settings(self) -> dict[str, Any]:
+        """What `from_settings` needs to build the same network, for JSON."""
+        return {"lrm": self.config.to_dict()}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> TriplaneLRM:
+        """An untrained network of these settings."""
+        return cls(LRMConfig.from_dict(settings["lrm"]))
+
     @property
     def decoder(self) -> Decoder:
         """The heads."""
@@ -221,6 +230,7 @@ class TriplaneLRM(nn.Module):
         """Stores encoder and transformer in `dtype`, in place. The heads stay in float32: they are small, and sit next to the surface."""
         self.encoder.to(dtype)
         self.transformer.to(dtype)
+        self.synthesizer.to(torch.float32)
         return self
 
     def planes(
