@@ -22,6 +22,7 @@ from .ops.sampling import sample_texture
 
 NEUTRAL_GREY = 0.7
 RAYS_AT_ONCE = 4096
+LEAST_AGREEMENT = 0.1  # cosine between a smooth normal and its face's
 
 
 @dataclass(frozen=True)
@@ -161,14 +162,23 @@ class _MeshScene:
         depth_and_normal = torch.cat([pos[0, :, 3:], self.normals @ c2w[:3, :3]], dim=-1)
         depth, normal = interpolate(depth_and_normal, self.welded, face, bary).split([1, 3], dim=-1)
         if len(self.faces):
-            to_eye = c2w[:3, 3] - self.vertices[self.faces[:, 0]]
-            behind = (self.face_normals * to_eye).sum(-1) < 0
-            normal = torch.where(behind[face.clamp(min=0)][..., None], -normal, normal)
+            normal = self._towards_eye(normal, face, c2w)
         shade = torch.tensor(list(background), dtype=pos.dtype, device=pos.device)
         picture = torch.cat([torch.where(covered, self._albedo(face, bary), shade), covered.to(pos.dtype)], dim=-1)
         picture = antialias(picture, pos, self.welded, face, zw, self.topology).clamp(0, 1)
         image, mask = picture.permute(0, 3, 1, 2).split([3, 1], dim=1)
-        return image, mask, depth.permute(0, 3, 1, 2), F.normalize(normal, dim=-1).permute(0, 3, 1, 2)
+        return image, mask, depth.permute(0, 3, 1, 2), normal.permute(0, 3, 1, 2)
+
+    def _towards_eye(self, normal: Tensor, face: Tensor, c2w: Tensor) -> Tensor:
+        """Smooth normals (1, H, W, 3) turned to the side of the face that is seen. Where faces of opposite winding cancelled in
+        them, the face's own."""
+        behind = (self.face_normals * (c2w[:3, 3] - self.vertices[self.faces[:, 0]])).sum(-1, keepdim=True) < 0
+        sign = torch.where(behind, -1.0, 1.0)
+        seen, covered = face.clamp(min=0), (face >= 0)[..., None]
+        flat = (sign * F.normalize(self.face_normals, dim=-1) @ c2w[:3, :3])[seen]
+        smooth = sign[seen] * F.normalize(normal, dim=-1)
+        agree = (smooth * flat).sum(-1, keepdim=True) > LEAST_AGREEMENT
+        return torch.where(covered, torch.where(agree, smooth, flat), torch.zeros_like(normal))
 
     def _albedo(self, face: Tensor, bary: Tensor) -> Tensor:
         """sRGB albedo (1, H, W, 3); of no meaning on the background."""

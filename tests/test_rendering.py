@@ -158,6 +158,14 @@ def test_a_face_seen_from_behind_shows_the_normal_of_its_back() -> None:
     torch.testing.assert_close(normals, torch.tensor([[0.0, 0, 1], [0, 0, 1]]))
 
 
+def test_a_sheet_drawn_from_both_sides_keeps_its_normal() -> None:
+    """Faces of opposite winding at the same place cancel in the vertices' normals."""
+    one = square()
+    mesh = Mesh(one.vertices, torch.cat([one.faces, one.faces.flip(-1)]))
+    normals = render_mesh(mesh, cameras((0, 0), (180, 0)), 9, 9).normals[:, :, 4, 4]
+    torch.testing.assert_close(normals, torch.tensor([[0.0, 0, 1], [0, 0, 1]]))
+
+
 def test_background_colour_and_coverage_blend() -> None:
     """image = albedo x mask + background x (1 - mask) at the outline too."""
     for supersample in (1, 2):
