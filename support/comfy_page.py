@@ -62,11 +62,15 @@ class ComfyPage:
 
     def prompt(self) -> dict[str, Any]:
         """The API prompt of what is on the canvas, as the page would post it."""
-        return dict(self.tab.evaluate("async () => (await app.graphToPrompt()).output"))
+        return dict(json.loads(self.tab.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)")))
 
     def saved(self) -> dict[str, Any]:
         """What is on the canvas, as the page would save it."""
-        return dict(self.tab.evaluate("() => app.graph.serialize()"))
+        return dict(json.loads(self.tab.evaluate("() => JSON.stringify(app.graph.serialize())")))
+
+    def alerts(self) -> list[str]:
+        """The page's pop-up messages, now on screen."""
+        return list(self.tab.locator(".p-toast-message").all_inner_texts())
 
     def fit(self) -> None:
         """Brings the whole graph into view."""

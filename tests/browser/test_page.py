@@ -31,6 +31,7 @@ def test_the_kept_prompt_is_what_the_page_posts(page: ComfyPage, name: str):
     page.load(load_workflow(name))
     page.fit()
     page.picture(f"workflow_{name}")
+    assert not page.alerts(), "the page does not like the file"
     assert as_text(page.prompt()) == prompt_path(name).read_text(encoding="utf-8"), "run `python dev.py export`"
 
 
