@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..pipelines.data.progress import Tick
+from ..pipelines.nets.attention import Attention
 
 MODEL_FOLDER = "lathe"
 MINI = "mini (bundled)"
@@ -28,7 +29,6 @@ PREVIEW_SECONDS = 0.5
 PREVIEW_PIXELS = 512
 
 Net = TypeVar("Net")
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # ---- device, precision, attention ------------------------------------------------------------------------------------
 

@@ -2,13 +2,125 @@
 
 from __future__ import annotations
 
+import torch
 from comfy_api.latest import io
 
 from ..pipelines import sheets
-from . import sockets
+from . import host, sockets
 from .sockets import schema, widget
 
 CATEGORY = "3d/Lathe/Images"
+
+
+def _remover(wish: str):
+    """The background-removal network: "plain background" wants none, "auto" takes one that is on disk, else it must be there."""
+    from ..pipelines import background_removal
+
+    if wish == "plain background" or (wish == "auto" and background_removal.available(host.model_folders()) is None):
+        return None
+    return background_removal.load(host.model_folders())
+
+
+class LathePrepareImage(io.ComfyNode):
+    """The object cut out, centred, on a plain colour."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LathePrepareImage",
+            display_name="Prepare Image",
+            category=CATEGORY,
+            description="Cuts the object out of a picture, centres it on a square and lays it on a plain colour, as view models want it. "
+            "It is found by the mask, else by the picture's alpha, else by background removal or a key on a plain background.",
+            search_aliases=["remove background", "recenter", "crop object", "foreground ratio", "rembg", "preprocess image"],
+            inputs=[
+                sockets.IMAGE.Input("image", tooltip="One picture for each asset."),
+                sockets.MASK.Input(
+                    "mask", optional=True, tooltip="Where the object is: one mask for all pictures or one for each, Load Image's too."
+                ),
+                widget(
+                    io.Combo, "mask_is", options=["transparency", "object"], default="transparency",
+                    tooltip="What 1 means in the mask. transparency: see-through, as Load Image gives it (its empty mask counts as none). "
+                    "object: the object, as segmentation nodes and Lathe give it.",
+                ),
+                widget(
+                    io.Combo, "cut_out", options=["auto", "plain background", "background removal"], default="auto",
+                    tooltip="How to find the object where there is no mask and no alpha. auto uses the background-removal network "
+                    "if it is on disk (isnet*.onnx in models/lathe), else the colour of a plain background.",
+                ),
+                widget(
+                    io.Float, "foreground_ratio", default=0.85, min=0.1, max=1.0, step=0.01,
+                    tooltip="How much of the square the object's longer side takes. The models were trained with about 0.85.",
+                ),
+                widget(io.Int, "size", default=512, min=64, max=4096, step=8, tooltip="Side of the square in pixels."),
+                widget(
+                    io.String, "background", default="#ffffff",
+                    tooltip="Colour behind the object: #rrggbb, or white, grey, black. The models here want white.",
+                ),
+            ],
+            outputs=[
+                sockets.IMAGE.Output(display_name="image", tooltip="The object on the plain colour, one square for each picture."),
+                sockets.MASK.Output(display_name="mask", tooltip="1 = object."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, mask_is, cut_out, foreground_ratio, size, background, mask=None) -> io.NodeOutput:
+        from ..pipelines import foreground
+
+        if mask is not None and len(mask) not in (1, len(image)):
+            raise ValueError(f"{len(image)} images need one mask or as many, got {len(mask)}.")
+        color, tick, prepared = sockets.color_in(background), host.tick_for(cls), []
+        for i, picture in enumerate(image):
+            tick(i, len(image))
+            where = None if mask is None else foreground.mask_from_socket(mask[i % len(mask)], mask_is)
+            remover = _remover(cut_out) if where is None else None
+            prepared.append(
+                foreground.prepare(
+                    picture.movedim(-1, 0), where, size=size, foreground_ratio=foreground_ratio, background=color, remover=remover
+                )
+            )
+        tick(1, 1)
+        images, masks = (torch.stack(part) for part in zip(*prepared, strict=True))
+        return io.NodeOutput(sockets.images_out(images), sockets.masks_out(masks))
+
+
+class LatheMaskViews(io.ComfyNode):
+    """Masks of views, in place."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LatheMaskViews",
+            display_name="Mask Views",
+            category=CATEGORY,
+            description="Finds the object in each view of a batch. Nothing is moved or resized, so the cameras stay true.",
+            search_aliases=["segment views", "remove background", "key background", "alpha to mask", "multiview masks"],
+            inputs=[
+                sockets.IMAGE.Input("images", tooltip="The views."),
+                widget(
+                    io.Combo, "method", options=["plain background", "background removal", "alpha"], default="plain background",
+                    tooltip="plain background keys the colour around the object; background removal needs its network on disk "
+                    "(isnet*.onnx in models/lathe); alpha takes the images' fourth channel.",
+                ),
+            ],
+            outputs=[sockets.MASK.Output(display_name="masks", tooltip="1 = object, one for each view.")],
+        )
+
+    @classmethod
+    def execute(cls, images, method) -> io.NodeOutput:
+        from ..pipelines import foreground
+
+        remover = _remover(method) if method == "background removal" else None
+        tick, masks = host.tick_for(cls), []
+        for i, view in enumerate(images):
+            tick(i, len(images))
+            try:
+                masks.append(foreground.mask_views(view.movedim(-1, 0)[None], method.replace(" ", "_"), remover))
+            except ValueError as error:
+                raise ValueError(str(error).replace("View 0:", f"View {i}:")) from None
+        tick(1, 1)
+        return io.NodeOutput(sockets.masks_out(torch.cat(masks)))
 
 
 class LatheTileViews(io.ComfyNode):
@@ -52,4 +164,4 @@ class LatheTileViews(io.ComfyNode):
         return io.NodeOutput(sockets.images_out(made), None if made_masks is None else sockets.masks_out(made_masks))
 
 
-NODES = [LatheTileViews]
+NODES = [LathePrepareImage, LatheMaskViews, LatheTileViews]

@@ -100,15 +100,21 @@ class LatheUnwrapMesh(io.ComfyNode):
             category=CATEGORY,
             description="Cuts a mesh into charts and lays them out as UVs (xatlas), which baking needs. Cancel ends it at once.",
             search_aliases=["uv unwrap", "xatlas", "uvs", "texture coordinates"],
-            inputs=[sockets.mesh_input("mesh", tooltip="The mesh to unwrap, best with at most some ten thousand faces.")],
+            inputs=[
+                sockets.mesh_input("mesh", tooltip="The mesh to unwrap, best with at most some ten thousand faces."),
+                widget(
+                    io.Combo, "texture_size", options=TEXTURE_SIZES, default="1024",
+                    tooltip="Side of the texture the charts are meant for: it sets the gaps between them.",
+                ),
+            ],
             outputs=[sockets.MESH.Output(display_name="mesh", tooltip="The mesh with UVs; vertices on seams are doubled.")],
         )
 
     @classmethod
-    def execute(cls, mesh) -> io.NodeOutput:
-        from ..pipelines import texture
+    def execute(cls, mesh, texture_size) -> io.NodeOutput:
+        from ..pipelines import meshing
 
-        return _each(cls, mesh, lambda one, tick: texture.unwrap(one, tick=tick))
+        return _each(cls, mesh, lambda one, tick: meshing.unwrap(one, texture_size=int(texture_size), tick=tick))
 
 
 class LatheBakeFieldTexture(io.ComfyNode):
@@ -142,11 +148,13 @@ class LatheBakeFieldTexture(io.ComfyNode):
             raise ValueError(f"{len(meshes)} meshes and {len(field)} fields do not match: wire the field each mesh was made from.")
         baked = []
         for i, (one, its_field) in enumerate(zip(meshes, field, strict=True)):
-            part = part_of(tick, i, len(meshes))
-            ready = one if one.uvs is not None else texture.unwrap(one, tick=part)
-            baked.append(texture.bake_from_field(ready, its_field, int(size), device=host.device(), tick=part))
+            baked.append(texture.bake_from_field(one, its_field, int(size), device=host.device(), tick=part_of(tick, i, len(meshes))))
         tick(1, 1)
-        return io.NodeOutput(sockets.to_core_mesh(baked), torch.stack([m.texture for m in baked]))
+        return io.NodeOutput(sockets.to_core_mesh(baked), _textures(baked))
+
+
+def _textures(meshes: list[Mesh]) -> torch.Tensor:
+    return torch.stack([m.texture for m in meshes if m.texture is not None])
 
 
 class LatheBakeViewsTexture(io.ComfyNode):
@@ -171,6 +179,14 @@ class LatheBakeViewsTexture(io.ComfyNode):
                     io.String, "view_weights", default="", advanced=True,
                     tooltip="How much each view counts, separated by commas, for example 1, 1, 0.5, 1, 0, 1. Empty: all the same.",
                 ),
+                widget(
+                    io.Float, "sharpness", default=4.0, min=0.0, max=32.0, step=0.5, advanced=True,
+                    tooltip="How much the straightest view is preferred: 1 blends broadly, 8 nearly takes one view alone.",
+                ),
+                widget(
+                    io.Combo, "unseen", options=["what it had", "nearest colour"], default="what it had", advanced=True,
+                    tooltip="What no view sees keeps the mesh's own texture or colours, or takes the nearest seen colour.",
+                ),
             ],
             outputs=[
                 sockets.MESH.Output(display_name="mesh", tooltip="The textured mesh."),
@@ -180,7 +196,7 @@ class LatheBakeViewsTexture(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, mesh, images, cameras, size, view_weights, masks=None) -> io.NodeOutput:
+    def execute(cls, mesh, images, cameras, size, view_weights, sharpness, unseen, masks=None) -> io.NodeOutput:
         from ..pipelines import texture
 
         meshes, tick = sockets.meshes_in(mesh), host.tick_for(cls)
@@ -190,16 +206,15 @@ class LatheBakeViewsTexture(io.ComfyNode):
         weights = _numbers(view_weights, cameras.n_views)
         baked, coverage = [], []
         for i, one in enumerate(meshes):
-            part, rows = part_of(tick, i, len(meshes)), slice(i * cameras.n_views, (i + 1) * cameras.n_views)
-            ready = one if one.uvs is not None else texture.unwrap(one, tick=part)
+            rows = slice(i * cameras.n_views, (i + 1) * cameras.n_views)
             textured, seen = texture.bake_from_views(
-                ready, pixels[rows], None if mask is None else mask[rows], cameras.of_asset(i), size=int(size), view_weights=weights,
-                device=host.device(), tick=part,
+                one, pixels[rows], None if mask is None else mask[rows], cameras.of_asset(i), size=int(size), view_weights=weights,
+                sharpness=sharpness, fill="existing" if unseen == "what it had" else "nearest", tick=part_of(tick, i, len(meshes)),
             )  # fmt: skip
             baked.append(textured)
             coverage.append(seen)
         tick(1, 1)
-        return io.NodeOutput(sockets.to_core_mesh(baked), torch.stack([m.texture for m in baked]), torch.stack(coverage))
+        return io.NodeOutput(sockets.to_core_mesh(baked), _textures(baked), torch.stack(coverage))
 
 
 def _numbers(text: str, count: int) -> list[float] | None:
@@ -248,7 +263,7 @@ class LatheLoadMesh(io.ComfyNode):
         from ..pipelines import files, meshing
 
         mesh = files.load_mesh(host.asset_path(file))
-        return io.NodeOutput(sockets.to_core_mesh([meshing.fit(mesh) if fit else mesh]))
+        return io.NodeOutput(sockets.to_core_mesh([meshing.fit_to_cube(mesh) if fit else mesh]))
 
 
 class LatheSaveMesh(io.ComfyNode):

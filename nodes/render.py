@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 
@@ -66,7 +68,8 @@ class LatheRenderViews(io.ComfyNode):
             raise ValueError(f"The cameras are posed for {cameras.n_assets} assets, but there are {len(assets)}.")
         tick, views = host.tick_for(cls), []
         for i, one in enumerate(assets):
-            shared = {"background": color, "supersample": factor, "device": host.device(), "tick": part_of(tick, i, len(assets))}
+            shared: dict[str, Any] = {"background": color, "supersample": factor, "device": host.device()}
+            shared["tick"] = part_of(tick, i, len(assets))
             if is_field:
                 views.append(rendering.render_field(one, cameras.of_asset(i), height, width, samples=samples, **shared))
             else:

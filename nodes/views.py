@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import io
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..pipelines.cameras import preset_cameras
 from . import host, sockets
@@ -24,6 +26,10 @@ SAMPLERS = ["euler_ancestral", "dpmpp_2m"]
 OWN_UNET, WHITE_UNET = "the model's own", "instant_mesh_white_unet"
 
 
+def _same(net: nn.Module) -> nn.Module:
+    return net
+
+
 class LoadedViewModel:
     """A view model whose networks are under ComfyUI's memory management one by one: what a LATHE_VIEW_MODEL socket carries.
 
@@ -36,7 +42,7 @@ class LoadedViewModel:
 
         with torch.inference_mode(False):
             self.model = build()
-        self.nets = {name: host.LoadedNet(lambda net=net: net) for name, net in self.model.modules().items()}
+        self.nets = {name: host.LoadedNet(partial(_same, net)) for name, net in self.model.modules().items()}
         self.needs = memory_required(self.model)
 
     def use(self, name: str) -> AbstractContextManager[Any]:
@@ -139,24 +145,32 @@ class LatheGenerateViews(io.ComfyNode):
             ],
             outputs=[
                 sockets.IMAGE.Output(display_name="images", tooltip="Six views of each asset, one asset after the other."),
-                sockets.MASK.Output(display_name="masks", tooltip="1 = object, keyed on the background the model paints."),
+                sockets.MASK.Output(display_name="masks", tooltip="1 = object, keyed on the plain background; all 1 where none is."),
                 sockets.CAMERAS.Output(display_name="cameras", tooltip="The cameras of the views, azimuths counted from the picture."),
             ],
         )
 
     @classmethod
     def execute(cls, view_model, image, seed, steps, guidance, sampler, mask=None) -> io.NodeOutput:
-        from ..pipelines import foreground
-
         pixels, masks = sockets.images_in(image), None if mask is None else sockets.masks_in(mask)
         views = view_model.generate(
             pixels, masks, host.tick_for(cls), seed=seed, steps=steps or None, guidance=guidance or None, sampler=sampler
         )
         return io.NodeOutput(
             sockets.images_out(views),
-            sockets.masks_out(foreground.mask_views(views, "plain")),
+            sockets.masks_out(_masks(views)),
             preset_cameras(view_model.model.camera_preset),
         )
+
+
+def _masks(views: Tensor) -> Tensor:
+    from ..pipelines.foreground import mask_views
+
+    try:
+        return mask_views(views, "plain_background")
+    except ValueError as error:
+        logging.getLogger(__name__).warning("Generate Views: no masks of these views, so they are all object. %s", error)
+        return torch.ones_like(views[:, :1])
 
 
 NODES = [LatheLoadViewModel, LatheGenerateViews]

@@ -245,6 +245,20 @@ def _run_child(arguments: list[str], words: Path, expected_seconds: float, tick:
     tick(100, 100)
 
 
+def fit_to_cube(mesh: Mesh, radius: float = 0.95) -> Mesh:
+    """The mesh moved and scaled so that its bounding box is centred on the origin and its farthest vertex lies at `radius`.
+
+    Raises:
+        ValueError: the mesh has no size.
+    """
+    lower, upper = mesh.vertices.amin(0), mesh.vertices.amax(0)
+    centred = mesh.vertices - (lower + upper) / 2
+    farthest = float(centred.norm(dim=1).max())
+    if farthest <= 0:
+        raise ValueError("Fitting: the mesh is a single point, so it has no size.")
+    return Mesh(centred * (radius / farthest), mesh.faces, mesh.uvs, mesh.texture, mesh.vertex_colors)
+
+
 def colors_at_vertices(mesh: Mesh) -> Tensor | None:
     """Linear colours (V, 3) of the vertices: their own times the texture's there, as glTF multiplies them; None for a bare mesh."""
     if mesh.texture is None or mesh.uvs is None:
