@@ -43,7 +43,7 @@ def key(image: Tensor) -> tuple[Tensor, Tensor]:
     if share < 0.5:
         raise ValueError(NOT_PLAIN.format(share=share, color="RGB " + " ".join(f"{c * 255:.0f}" for c in color)))
     distance = _distance(pixels, color)
-    inside = _inside(distance < tolerance)
+    inside = _inside(_close(distance, tolerance))
     return torch.from_numpy(_soften(inside, distance, noise)), torch.from_numpy(color.astype(np.float32))
 
 
@@ -56,6 +56,14 @@ def _border(pixels: Any) -> Any:
     n = max(1, min(height, width) // 50)
     sides = (pixels[:, :n], pixels[:, -n:], pixels[:, :, :n], pixels[:, :, -n:])
     return np.concatenate([side.reshape(3, -1) for side in sides], axis=1)
+
+
+def _close(distance: Any, tolerance: float) -> Any:
+    """Where a pixel may be background: close to its colour, or far closer than what it borders on, as compression leaves along outlines."""
+    from scipy import ndimage
+
+    reach = max(1, round(min(distance.shape) / 128))
+    return distance < np.maximum(tolerance, 0.2 * ndimage.maximum_filter(distance, 2 * reach + 1))
 
 
 def _inside(close: Any) -> Any:
