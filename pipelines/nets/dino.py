@@ -83,13 +83,15 @@ class Layer(nn.Module):
         self.layernorm_after = LayerNorm(dim, eps=1e-12)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(dim, 4 * dim))
 
+    def _attend(self, y: Tensor, attention: Attention) -> Tensor:
+        projections = self.attention.attention
+        q, k, v = (split_heads(f(y), self.heads) for f in (projections.query, projections.key, projections.value))
+        return self.attention.output.dense(merge_heads(attention(q, k, v)))
+
     def forward(self, x: Tensor, camera: Tensor, dtype: torch.dtype, attention: Attention) -> Tensor:
         """x (N, T, dim) float32, camera (N, dim) float32 -> (N, T, dim) float32."""
         shift_attention, scale_attention, shift_mlp, scale_mlp = self.adaLN_modulation(camera)[:, None].chunk(4, dim=-1)
-        y = (self.layernorm_before(x) * (1 + scale_attention) + shift_attention).to(dtype)
-        projections = self.attention.attention
-        q, k, v = (split_heads(f(y), self.heads) for f in (projections.query, projections.key, projections.value))
-        x = x + self.attention.output.dense(merge_heads(attention(q, k, v)))
+        x = x + self._attend((self.layernorm_before(x) * (1 + scale_attention) + shift_attention).to(dtype), attention)
         y = (self.layernorm_after(x) * (1 + scale_mlp) + shift_mlp).to(dtype)
         return x + self.output.dense(F.gelu(self.intermediate.dense(y)))
 
