@@ -51,25 +51,27 @@ def _turned(c2w: Tensor, degrees: float) -> Tensor:
     return (turn @ c2w.double()).float()
 
 
-def _degraded(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Views as a small diffusion model makes them: soft, and each shifted by up to a pixel."""
+def _blurred(images: Tensor, masks: Tensor, coarsest: int, finest: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Views as a small view model makes them: details below a random size gone, each shifted by up to a pixel."""
     size = images.shape[-1]
-    small = int(torch.randint(size // 4, size // 2 + 1, (), generator=generator))
+    small = int(torch.randint(coarsest, finest + 1, (), generator=generator))
     stacked = torch.cat([images, masks], dim=1)
-    soft = interpolate(interpolate(stacked, (small, small), mode="area"), (size, size), mode="bilinear", align_corners=False)
-    rows = []
-    for picture in soft:
-        shift = torch.randint(-1, 2, (2,), generator=generator).tolist()
-        rows.append(picture.roll(shift, (1, 2)))
-    stacked = torch.stack(rows)
+    soft = interpolate(interpolate(stacked, (small, small), mode="area"), (size, size), mode="bicubic", align_corners=False).clamp(0, 1)
+    shifts = torch.randint(-1, 2, (len(soft), 2), generator=generator).tolist()
+    stacked = torch.stack([picture.roll(shift, (1, 2)) for picture, shift in zip(soft, shifts, strict=True)])
     mask = ((stacked[:, 3:] - 0.5) * 3 + 0.5).clamp(0, 1)  # a mask keyed from a soft picture has a soft edge in the same place
     return stacked[:, :3], mask
 
 
-def draw(data: RenderedObjects, generator: torch.Generator, n_views: int = 6, n_targets: int = 2, degrade: float = 0.3) -> Sample:
+MODES = ("true", "imagined", "query")
+
+
+def draw(data: RenderedObjects, generator: torch.Generator, mode: str, n_views: int = 6, n_targets: int = 2) -> Sample:
     """A random asset under random rotation, mirroring, colours and scale, with noise on its input cameras.
 
-    Two times in three the input views are Zero123++'s for a random query, else any `n_views` of the ring.
+    Modes: "true", `n_views` true views, Zero123++'s for a random query two times in three where they are six, else any of
+    the ring; one set in four is slightly blurred. "imagined", the six views blurred as a view model would, and the sharp
+    query picture as the seventh. "query", that picture alone.
     """
 
     def uniform(low: float, high: float) -> float:
@@ -77,10 +79,15 @@ def draw(data: RenderedObjects, generator: torch.Generator, n_views: int = 6, n_
 
     item = int(torch.randint(len(data), (), generator=generator))
     step = int(torch.randint(12, (), generator=generator))
-    if n_views == 6 and uniform(0, 1) < 0.67:
+    if mode == "query":
+        inputs = [data.query_views[step]]
+    elif mode == "imagined":
+        inputs = [*data.targets(step), data.query_views[step]]
+    elif n_views == 6 and uniform(0, 1) < 0.67:
         inputs = data.targets(step)
     else:
         inputs = torch.randperm(24, generator=generator)[:n_views].tolist()
+    n_views = len(inputs)
     targets = torch.randperm(44, generator=generator)[:n_targets].tolist()
     images, masks = data.on_white(item, inputs + targets)
     depths = torch.from_numpy(data.depth[item, inputs + targets].astype("float32"))[:, None]
@@ -94,9 +101,12 @@ def draw(data: RenderedObjects, generator: torch.Generator, n_views: int = 6, n_
         images = images[:, torch.randperm(3, generator=generator)]
     scale = uniform(0.9, 1.05)
     c2w = torch.cat([torch.cat([c2w[:, :3, :3], c2w[:, :3, 3:] * scale], dim=2), c2w[:, 3:]], dim=1)
-    seen_images, seen_masks = images[:n_views], masks[:n_views]
-    if uniform(0, 1) < degrade:
-        seen_images, seen_masks = _degraded(seen_images, seen_masks, generator)
+    seen_images, seen_masks = images[:n_views].clone(), masks[:n_views].clone()
+    size = images.shape[-1]
+    if mode == "imagined":
+        seen_images[:6], seen_masks[:6] = _blurred(seen_images[:6], seen_masks[:6], size // 10, size // 4, generator)
+    elif mode == "true" and uniform(0, 1) < 0.25:
+        seen_images, seen_masks = _blurred(seen_images, seen_masks, size // 4, size // 2, generator)
     seen = c2w[:n_views].clone()
     seen[:, :3, 3] += torch.randn(n_views, 3, generator=generator) * 0.01
     return Sample(

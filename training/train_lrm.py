@@ -25,11 +25,13 @@ from lathe.pipelines.nets.perceptual import perceptual_distance  # noqa: E402
 from lathe.pipelines.nets.triplane_field import network_cameras  # noqa: E402
 from lathe.pipelines.ops import camera_math  # noqa: E402
 from lathe.training import loop  # noqa: E402
-from lathe.training.lrm_batches import RADIUS, Sample, draw, patch_rays, posed  # noqa: E402
+from lathe.training.lrm_batches import MODES, RADIUS, Sample, draw, patch_rays, posed  # noqa: E402
 from lathe.training.rendered import RenderedObjects  # noqa: E402
 
 ASSETS, PATCH, COARSE, NEAR = 4, 16, 20, 12
 PERCEPTUAL, MASK, OCCUPANCY = 0.1, 0.5, 0.1
+SHARES = (0.5, 0.3, 0.2)
+"""How often each of `lrm_batches.MODES` is drawn."""
 THICKNESS, MARGIN = 0.06, 0.02
 """Behind a surface this much is inside, in world units; this much around it is left undecided."""
 
@@ -75,8 +77,9 @@ class Objective:
         self.data = data
 
     def __call__(self, net: MiniLRM, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        mode = MODES[int(torch.multinomial(torch.tensor(SHARES), 1, generator=generator))]
         n_views = 6 if float(torch.rand((), generator=generator)) < 0.8 else int(torch.randint(3, 6, (), generator=generator))
-        samples = [draw(self.data, generator, n_views) for _ in range(ASSETS)]
+        samples = [draw(self.data, generator, mode, n_views) for _ in range(ASSETS)]
         planes, views = planes_of(net, samples)
         heads = net.synthesizer.decoder
         rendered, truths, occupancy = [], [], []
@@ -135,27 +138,28 @@ def render(net: MiniLRM, plane: Tensor, views: PosedViews, c2w: Tensor, size: in
 
 
 class Evaluation:
-    """PSNR at 64 px of unseen views of held-out objects, from six true views."""
+    """PSNR at 64 px of unseen views of held-out objects, from six true views and from the query picture alone."""
 
     def __init__(self, data: RenderedObjects, count: int = 12) -> None:
-        self.samples = []
+        self.samples: list[tuple[str, Sample]] = []
         for item in torch.linspace(0, len(data) - 1, count).long().tolist():
-            inputs, targets = data.targets(0), [24 + item % 8, 24 + (item + 3) % 8]
-            images, masks = data.on_white(item, inputs + targets)
-            c2w = torch.from_numpy(data.c2w[item, inputs + targets].copy())
-            nothing = torch.zeros_like(masks[6:])
-            sample = Sample(images[:6], masks[:6], posed(c2w[:6]), images[6:], masks[6:], nothing, nothing, posed(c2w[6:]), 1.0)
-            self.samples.append(sample)
+            for name, inputs in (("psnr", data.targets(0)), ("psnr_query_alone", [data.query_views[0]])):
+                n, targets = len(inputs), [24 + item % 8, 24 + (item + 3) % 8]
+                images, masks = data.on_white(item, inputs + targets)
+                c2w = torch.from_numpy(data.c2w[item, inputs + targets].copy())
+                nothing = torch.zeros_like(masks[n:])
+                sample = Sample(images[:n], masks[:n], posed(c2w[:n]), images[n:], masks[n:], nothing, nothing, posed(c2w[n:]), 1.0)
+                self.samples.append((name, sample))
 
     @torch.no_grad()
     def __call__(self, net: MiniLRM) -> dict[str, float]:
-        scores = []
-        for sample in self.samples:
+        scores: dict[str, list[Tensor]] = {}
+        for name, sample in self.samples:
             planes, views = planes_of(net, [sample])
             images = render(net, planes[0], views[0], sample.target_cameras.c2w, sample.target_images.shape[-1])
             error = (images.clamp(0, 1) - sample.target_images).square().mean((1, 2, 3))
-            scores.append(-10 * torch.log10(error.clamp_min(1e-8)))
-        return {"psnr": float(torch.cat(scores).mean())}
+            scores.setdefault(name, []).append(-10 * torch.log10(error.clamp_min(1e-8)))
+        return {name: float(torch.cat(values).mean()) for name, values in scores.items()}
 
 
 def main() -> None:

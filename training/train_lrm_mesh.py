@@ -27,9 +27,9 @@ from lathe.pipelines.ops import camera_math  # noqa: E402
 from lathe.pipelines.ops.flexicubes import flexicubes, grid_cubes, regular_grid, sign_consistency  # noqa: E402
 from lathe.pipelines.ops.mesh_raster import antialias, interpolate, make_topology, rasterize_mesh  # noqa: E402
 from lathe.training import loop  # noqa: E402
-from lathe.training.lrm_batches import Sample, draw  # noqa: E402
+from lathe.training.lrm_batches import MODES, Sample, draw  # noqa: E402
 from lathe.training.rendered import RenderedObjects  # noqa: E402
-from lathe.training.train_lrm import Evaluation, planes_of  # noqa: E402
+from lathe.training.train_lrm import SHARES, Evaluation, planes_of  # noqa: E402
 
 ASSETS, RESOLUTION, GRID = 2, 48, 2.1
 PERCEPTUAL, MASK, DEPTH, NORMAL, DEVIATION, SIGN = 0.1, 0.5, 0.5, 0.2, 0.5, 0.02
@@ -110,7 +110,8 @@ class Objective:
         self.extract = Extraction()
 
     def __call__(self, net: MiniLRM, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        samples = [draw(self.data, generator) for _ in range(ASSETS)]
+        mode = MODES[int(torch.multinomial(torch.tensor(SHARES), 1, generator=generator))]
+        samples = [draw(self.data, generator, mode) for _ in range(ASSETS)]
         planes, views = planes_of(net, samples)
         heads = net.synthesizer.decoder
         loss, parts = planes.sum() * 0, {"empty": 0.0}

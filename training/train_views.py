@@ -3,7 +3,7 @@
 InstantMesh, section 3.1: the six target views stand in a 3 x 2 grid on white; the network predicts the velocity v of the
 noised grid under the linear schedule, given the query picture. Differences from the published model, all for size: a
 linear patch codec in place of the autoencoder, a small convolutional query encoder in place of CLIP, a reference picture
-that stays clean, and half of all samples drawn at nearly pure noise, where the layout of the views is decided.
+that stays clean, and a good part of all samples drawn at nearly pure noise, where the layout of the views is decided.
 
     python training/train_views.py --data DIR --run DIR --minutes 60 [--total-minutes 90]
 """
@@ -87,8 +87,9 @@ def draw(data: RenderedObjects, batch: int, generator: torch.Generator) -> tuple
 class Objective:
     """Velocity prediction of the noised grid; see the module's text for how timesteps are drawn."""
 
-    def __init__(self, data: RenderedObjects) -> None:
+    def __init__(self, data: RenderedObjects, nearly_pure: float) -> None:
         self.data = data
+        self.n_nearly_pure = round(BATCH * nearly_pure)
         betas = torch.linspace(0.00085, 0.012, 1000, dtype=torch.float64)
         kept = (1 - betas).cumprod(0)
         self.signal, self.noise = kept.sqrt().float(), (1 - kept).sqrt().float()
@@ -107,12 +108,13 @@ class Objective:
             clean = model.codec.encode(to_grid(views).float()).float()
         noise = torch.randn(clean.shape, generator=generator)
         t = torch.randint(1000, (BATCH,), generator=generator)
-        t[: BATCH // 2] = torch.randint(900, 1000, (BATCH // 2,), generator=generator)
+        late = self.n_nearly_pure
+        t[:late] = torch.randint(900, 1000, (late,), generator=generator)
         a, s = self.signal[t].view(-1, 1, 1, 1), self.noise[t].view(-1, 1, 1, 1)
         dropped = torch.rand(BATCH, generator=generator) < DROP
         predicted = self.velocity(model, query, a * clean + s * noise, t, dropped)
         error = (predicted - (a * noise - s * clean)).square().mean((1, 2, 3))
-        return error.mean(), {"late": float(error[: BATCH // 2].mean().detach())}
+        return error.mean(), {"late": float(error[:late].mean().detach())}
 
 
 class Evaluation:
@@ -150,11 +152,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True, help="how long to train now")
     parser.add_argument("--total-minutes", type=float, help="length of the whole schedule, all runs together")
     parser.add_argument("--learning-rate", type=float, default=6e-4)
+    parser.add_argument("--nearly-pure", type=float, default=0.5, help="share of samples at nearly pure noise, where the layout is decided")
     args = parser.parse_args()
     data = RenderedObjects(args.data / "train")
     generator = torch.Generator().manual_seed(0)
     codec = PatchCodec.fit(torch.cat([draw(data, 16, generator)[1].flatten(0, 1) for _ in range(16)]), PATCH, UNET["in_channels"])
-    objective = Objective(data)
+    objective = Objective(data, args.nearly_pure)
     model = MiniViews(codec)
     loop.run(
         model, objective, Evaluation(objective, RenderedObjects(args.data / "test")), folder=args.run, batch=BATCH,
