@@ -25,6 +25,7 @@ from ..pipelines.nets.attention import Attention
 
 MODEL_FOLDER = "lathe"
 MINI = "mini (bundled)"
+EXAMPLES = Path(__file__).resolve().parents[1] / "example_workflows" / "inputs"
 PREVIEW_SECONDS = 0.5
 PREVIEW_PIXELS = 512
 
@@ -327,32 +328,40 @@ def relative_names(files: list[OutputFile]) -> list[str]:
     return ["/".join(filter(None, (file.subfolder.replace("\\", "/"), file.path.name))) for file in files]
 
 
-def asset_files(*suffixes: str) -> list[str]:
-    """What a loader offers: files with these suffixes in the input folder, and Lathe's own in the output folder ("name [output]").
+def _asset_roots() -> list[tuple[Path, str, str]]:
+    """Folder, the part of it that loaders search, and what marks its files in their lists.
 
-    Only output/lathe is searched there: an output folder may hold very many files.
+    Of the output folder only lathe/ is searched: it may hold very many files.
     """
+    return [
+        (Path(folder_paths.get_input_directory()), "", ""),
+        (Path(folder_paths.get_output_directory()), "lathe", " [output]"),
+        (EXAMPLES, "", " [example]"),
+    ]
+
+
+def asset_files(*suffixes: str) -> list[str]:
+    """What a loader offers: files with these suffixes in the input folder, in output/lathe and among the pack's examples."""
     names = []
-    for root, start, mark in (
-        (folder_paths.get_input_directory(), "", ""),
-        (folder_paths.get_output_directory(), "lathe", " [output]"),
-    ):
-        for folder, _, found in os.walk(os.path.join(root, start)):
+    for root, start, mark in _asset_roots():
+        for folder, _, found in os.walk(root / start):
             where = os.path.relpath(folder, root).replace(os.sep, "/")
             names += [("" if where == "." else where + "/") + name + mark for name in found if name.lower().endswith(suffixes)]
     return sorted(names)
 
 
 def asset_path(name: str) -> Path:
-    """The file a loader's entry names ("name", "name [output]", "name [input]" or "name [temp]").
+    """The file a loader's entry names: "name" or "name [input]", "name [output]", "name [example]".
 
     Raises:
         ValueError: the name leads out of that folder, or no such file is there.
     """
-    plain, root = folder_paths.annotated_filepath(name)
-    folder = Path(root or folder_paths.get_input_directory()).resolve()
+    plain, folder = name.removesuffix(" [input]"), Path(folder_paths.get_input_directory())
+    for root, _, mark in _asset_roots():
+        if mark and name.endswith(mark):
+            plain, folder = name.removesuffix(mark), root
     path = (folder / plain).resolve()
-    if not path.is_relative_to(folder):
+    if not path.is_relative_to(folder.resolve()):
         raise ValueError(f"{name!r} leads out of the folder {folder}.")
     if not path.is_file():
         raise ValueError(f"There is no file {plain!r} in {folder}: put it there, or choose another.")
