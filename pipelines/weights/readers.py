@@ -72,11 +72,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pickle(path: Path) -> Any:
-    # mapping needs the zip layout; torch files older than 2020 are a bare pickle
-    with path.open("rb") as file:
-        mappable = file.read(2) == _ZIP
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+        with path.open("rb") as file:
+            # mapping needs the zip layout (older torch files are a bare pickle) and a name, which newer torch reads a meaning into
+            if file.read(2) == _ZIP and path.suffix != ".safetensors":
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"global:? (?:GLOBAL )?([\w.]+\.[\w.]+)", str(error), re.IGNORECASE)
         raise ValueError(
