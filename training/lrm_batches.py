@@ -63,6 +63,20 @@ def _blurred(images: Tensor, masks: Tensor, coarsest: int, finest: int, generato
     return stacked[:, :3], mask
 
 
+def _loosely_placed(cameras: Cameras, view: int, generator: torch.Generator) -> Cameras:
+    """The cameras with one view's elevation, zoom and centre a little wrong, as they are when estimated from a picture."""
+    noise = torch.randn(4, generator=generator)
+    c2w, K = cameras.c2w.clone(), cameras.K.clone()
+    axis = c2w[view, :3, 0].double()
+    angle = torch.deg2rad(4.0 * noise[0].double())
+    cross = torch.linalg.cross(torch.eye(3, dtype=torch.float64), axis.expand(3, 3)).T
+    turn = torch.eye(3, dtype=torch.float64) + angle.sin() * -cross + (1 - angle.cos()) * (cross @ cross)
+    c2w[view, :3] = (turn @ c2w[view, :3].double()).float()
+    K[view, :2] *= 1 + 0.03 * float(noise[1])
+    K[view, 2:] += 0.01 * noise[2:]
+    return Cameras(c2w, K, cameras.names)
+
+
 MODES = ("true", "imagined", "query")
 
 
@@ -109,8 +123,11 @@ def draw(data: RenderedObjects, generator: torch.Generator, mode: str, n_views: 
         seen_images, seen_masks = _blurred(seen_images, seen_masks, size // 4, size // 2, generator)
     seen = c2w[:n_views].clone()
     seen[:, :3, 3] += torch.randn(n_views, 3, generator=generator) * 0.01
+    seen_cameras = posed(seen)
+    if mode == "imagined":
+        seen_cameras = _loosely_placed(seen_cameras, 6, generator)
     return Sample(
-        seen_images, seen_masks, posed(seen), images[n_views:], masks[n_views:], depths[n_views:] * scale, normals,
+        seen_images, seen_masks, seen_cameras, images[n_views:], masks[n_views:], depths[n_views:] * scale, normals,
         posed(c2w[n_views:]), scale,
     )  # fmt: skip
 

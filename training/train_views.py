@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, grid_sample
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 import lathe_root  # noqa: E402, F401
@@ -64,8 +65,25 @@ def from_grid(grid: Tensor) -> Tensor:
     return grid.reshape(b, c, 3, h // 3, 2, w // 2).permute(0, 2, 4, 1, 3, 5).reshape(b, 6, c, h // 3, w // 2)
 
 
+def framed(image: Tensor, mask: Tensor, ratio: float) -> Tensor:
+    """A picture (3, S, S) on white as Prepare Image leaves it: the object centred, its longer side `ratio` of the frame."""
+    size = image.shape[-1]
+    rows, columns = (torch.nonzero((mask[0] > 0.5).any(axis)).flatten() for axis in (1, 0))
+    if len(rows) == 0:
+        return image
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    zoom = max(bottom - top, right - left) / (ratio * size)
+    centre = torch.tensor([left + right, top + bottom]) / size - 1
+    axis = (torch.arange(size) + 0.5) / size * 2 - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    grid = torch.stack([x, y], -1) * zoom + centre
+    return 1 - grid_sample(1 - image[None], grid[None], mode="bicubic", align_corners=False)[0].clamp(0, 1)
+
+
 def draw(data: RenderedObjects, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Query pictures (B, 3, S, S) and their six targets (B, 6, 3, S, S), mirrored and with permuted colours at random."""
+    """Query pictures (B, 3, S, S) and their six targets (B, 6, 3, S, S), mirrored and with permuted colours at random.
+
+    Three queries in four are framed as Prepare Image frames them."""
 
     def pick(n: int) -> int:
         return int(torch.randint(n, (), generator=generator))
@@ -74,7 +92,9 @@ def draw(data: RenderedObjects, batch: int, generator: torch.Generator) -> tuple
     for _ in range(batch):
         item, step, mirrored = pick(len(data)), pick(12), pick(2) == 1
         query = [data.query_views[step], data.query_views[step], data.ring(step, 20), data.ring(step, -10)][pick(4)]
-        images, _ = data.on_white(item, [query, *data.targets(step, mirrored)])
+        images, masks = data.on_white(item, [query, *data.targets(step, mirrored)])
+        if pick(4):  # one in four keeps the frame of its render, which tells the object's size
+            images = torch.cat([framed(images[0], masks[0], 0.75 + 0.15 * pick(100) / 100)[None], images[1:]])
         if mirrored:
             images = images.flip(-1)
         if pick(2):
@@ -123,9 +143,9 @@ class Evaluation:
     def __init__(self, objective: Objective, data: RenderedObjects, count: int = 48) -> None:
         self.objective = objective
         rows = torch.linspace(0, len(data) - 1, count).long().tolist()
-        pairs = [data.on_white(i, [data.query_views[i % 12], *data.targets(i % 12)])[0] for i in rows]
-        stacked = torch.stack(pairs)
-        self.query, self.views = stacked[:, 0], stacked[:, 1:]
+        pairs = [data.on_white(i, [data.query_views[i % 12], *data.targets(i % 12)]) for i in rows]
+        self.query = torch.stack([framed(images[0], masks[0], 0.85) for images, masks in pairs])
+        self.views = torch.stack([images[1:] for images, _ in pairs])
 
     @torch.no_grad()
     def __call__(self, model: MiniViews) -> dict[str, float]:
@@ -140,7 +160,7 @@ class Evaluation:
 
 def psnr32(a: Tensor, b: Tensor) -> float:
     """Mean over samples of the PSNR of their six views at 32 px."""
-    a, b = (torch.nn.functional.avg_pool2d(x.flatten(0, 1), x.shape[-1] // 32) for x in (a, b))
+    a, b = (avg_pool2d(x.flatten(0, 1), x.shape[-1] // 32) for x in (a, b))
     error = (a - b).square().reshape(-1, 6 * a[0].numel()).mean(1)
     return float((-10 * torch.log10(error.clamp_min(1e-8))).mean())
 
