@@ -47,8 +47,9 @@ def bake_from_field(
         for part in texels(mesh.uvs, mesh.faces, size):
             places = part.read(mesh.vertices, mesh.faces)
             for index, points in zip(part.index.split(POINTS_AT_ONCE), places.split(POINTS_AT_ONCE), strict=True):
-                tick(int(index[0]), size * size)
-                texture[index] = field.color(points.to(device)).float().cpu()
+                if len(index):
+                    tick(int(index[0]), size * size)
+                    texture[index] = field.color(points.to(device)).float().cpu()
             covered[part.index] = True
     _require_cover(covered)
     texture = fill_gaps(texture.reshape(size, size, 3), covered.reshape(size, size)).clamp(0, 1)
