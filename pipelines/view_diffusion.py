@@ -239,7 +239,8 @@ def generate_views(
     Args:
         model: the networks.
         image: (3, S, S) in [0, 1], the object alone, centred, as `foreground.prepare` leaves it; or (B, 3, S, S) for B objects.
-        mask: (S, S) or (1, S, S), 1 = object; with a batch (B, 1, S, S). Where given, the picture is laid on the model's background.
+        mask: (S, S) or (1, S, S), 1 = object; with a batch (B, 1, S, S). Lays the picture on the model's background, where it does not
+            stand on it already.
         seed: asset b is drawn with seed + b, so that a batch gives what single runs give.
         steps, guidance: None takes the model's defaults; guidance 1 runs without the unguided half.
         sampler: one of `SAMPLERS`.
@@ -300,7 +301,10 @@ def _checked_images(image: Tensor, mask: Tensor | None, background: tuple[float,
     masks = mask.float().reshape(-1, 1, *mask.shape[-2:])
     if masks.shape != (len(images), 1, *images.shape[-2:]):
         raise ValueError(f"Generate views: the mask's shape {tuple(mask.shape)} does not fit the picture's {tuple(image.shape)}.")
-    return images * masks + torch.tensor(background).view(3, 1, 1) * (1 - masks)
+    color = torch.tensor(background).view(3, 1, 1)
+    # A picture that already stands on this colour has its soft edge mixed once; a second time would thin it.
+    outside = ((images - color).abs().amax(1, keepdim=True) * (masks < 1 / 255)).amax((1, 2, 3), keepdim=True)
+    return torch.where(outside <= 1 / 255, images, images * masks + color * (1 - masks))
 
 
 def encode(

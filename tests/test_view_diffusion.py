@@ -226,6 +226,15 @@ def test_the_mask_lays_the_picture_on_the_models_background(model):
     assert torch.equal(vd.generate_views(grey, picture(), mask, seed=0, steps=1), vd.generate_views(grey, laid, seed=0, steps=1))
 
 
+def test_a_picture_on_the_models_background_is_left_as_it_is(model):
+    soft = torch.linspace(0, 1, 80).expand(80, 80).clone()
+    soft[:, :5] = 0
+    laid = picture() * soft + (1 - soft)
+    assert torch.equal(vd._checked_images(laid, soft, (1.0, 1.0, 1.0))[0], laid)
+    both = vd._checked_images(torch.stack([laid, picture()]), torch.stack([soft, soft])[:, None], (1.0, 1.0, 1.0))
+    assert torch.equal(both[0], laid) and torch.allclose(both[1], laid)
+
+
 def test_guidance_one_skips_the_unguided_half(model, monkeypatch):
     batches, forward = [], ReferenceUNet.forward
     monkeypatch.setattr(ReferenceUNet, "forward", lambda self, x, *rest: batches.append(len(x)) or forward(self, x, *rest))
