@@ -6,10 +6,12 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from comfy_server import Server
+from PIL import Image
 from shared_server import ARTIFACTS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
@@ -95,6 +97,12 @@ class ComfyPage:
         """execution_success, execution_error or execution_interrupted."""
         self.tab.wait_for_function("window.lathe.done", timeout=timeout * 1000)
         return str(self.tab.evaluate("window.lathe.done.status"))
+
+    def viewer_pictures(self) -> list[Image.Image]:
+        """What the 3D viewers on the canvas show now."""
+        canvases = self.tab.locator("canvas:not(#graph-canvas)").all()
+        views = [c for c in canvases if c.is_visible() and (c.bounding_box() or {}).get("width", 0) > 64]
+        return [Image.open(BytesIO(view.screenshot())).convert("RGB") for view in views]
 
     def picture(self, name: str) -> Path:
         """A screenshot in artifacts/."""

@@ -5,14 +5,13 @@ import pytest
 from comfy_page import ComfyPage, find_browser, new_tab, open_browser
 from shared_server import shared_server
 
-if comfy_source.comfyui_dir() is None:
-    pytest.skip("no ComfyUI: run `python dev.py test`, or set COMFYUI_DIR", allow_module_level=True)
-if find_browser() is None:
-    pytest.skip("no Chromium or Chrome on the PATH", allow_module_level=True)
-
 
 @pytest.fixture(scope="session")
 def browser():
+    if comfy_source.comfyui_dir() is None:
+        pytest.skip("no ComfyUI: run `python dev.py test`, or set COMFYUI_DIR")
+    if find_browser() is None:
+        pytest.skip("no Chromium or Chrome on the PATH")
     with open_browser() as browser:
         yield browser
 

@@ -21,10 +21,7 @@ def triangle(extra_vertices: int = 0, **parts) -> Mesh:
 
 
 def same(a: Mesh, b: Mesh) -> bool:
-    return all(
-        (x is None and y is None) or torch.equal(x, y)
-        for x, y in zip(vars(a).values(), vars(b).values(), strict=True)
-    )
+    return all((x is None and y is None) or torch.equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
 
 
 def test_images_round_trip_and_bad_pixels():

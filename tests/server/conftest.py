@@ -5,13 +5,12 @@ import pytest
 from comfy_server import Server
 from shared_server import shared_server
 
-if comfy_source.comfyui_dir() is None:
-    pytest.skip("no ComfyUI: run `python dev.py test`, or set COMFYUI_DIR", allow_module_level=True)
-
 
 @pytest.fixture(scope="session")
 def comfy() -> Server:
     """The server all tests share."""
+    if comfy_source.comfyui_dir() is None:
+        pytest.skip("no ComfyUI: run `python dev.py test`, or set COMFYUI_DIR")
     return shared_server()
 
 
