@@ -53,10 +53,11 @@ def _existing(path: str | Path) -> Path:
 
 def _is_torch_file(path: Path) -> bool:
     with path.open("rb") as file:
-        start = file.read(_HEADER_BYTES)
+        start = file.read(_HEADER_BYTES + 1)
     if len(start) < _HEADER_BYTES:
         raise ValueError(f"{path.name} is only {len(start)} bytes long: the download did not finish. Fetch it again.")
-    return start.startswith((_ZIP, _PICKLE))
+    # safetensors: eight bytes of length, of any value, then JSON
+    return start.startswith((_ZIP, _PICKLE)) and start[_HEADER_BYTES:] != b"{"
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
