@@ -401,7 +401,8 @@ def test_a_published_folder_gives_the_same_views(model, folder):
     assert loaded.background == (127 / 255,) * 3 and loaded.steps == 28 and loaded.camera_preset == "zero123plus_v1.2"
     assert not any(p.requires_grad or p.is_meta for net in loaded.modules().values() for p in net.parameters())
     views = vd.generate_views(loaded, picture(), seed=3, steps=1)
-    assert torch.equal(views, vd.generate_views(model, picture(), seed=3, steps=1))
+    # Weights mapped from a file lie differently in memory, which kernels may round by.
+    assert (views - vd.generate_views(model, picture(), seed=3, steps=1)).abs().max() < 1e-4
 
 
 def test_the_white_unet_takes_the_place_of_the_folders(folder, tmp_path):
