@@ -143,7 +143,7 @@ def read_mesh(path: Path) -> Mesh:
         matrix, name = scene.graph[node]
         geometry = scene.geometry[name]
         if isinstance(geometry, trimesh.Trimesh) and len(geometry.faces):
-            parts.append(_Part(geometry, matrix, exact.get(name), linear=suffix in (".glb", ".gltf")))
+            parts.append(_Part(geometry, matrix, exact.get(str(name)), linear=suffix in (".glb", ".gltf")))
     if not parts:
         raise ValueError(f"{path.name} holds no triangles; a point cloud or an empty scene cannot be used as a mesh.")
     return _joined(parts)
@@ -164,6 +164,8 @@ class _Part:
     """One object of a file: geometry in the scene's axes, and its look in our conventions."""
 
     def __init__(self, geometry: Any, matrix: np.ndarray, exact: np.ndarray | None, linear: bool) -> None:
+        from trimesh.visual.material import empty_material
+
         corners = np.asarray(geometry.vertices, dtype=np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
         faces = np.asarray(geometry.faces, dtype=np.int64)
         if np.linalg.det(matrix[:3, :3]) < 0:
@@ -178,12 +180,16 @@ class _Part:
         if visual.kind == "texture":
             material = visual.material
             self.image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+            stand_in = self.image is not None and self.image.tobytes() == empty_material().image.tobytes()
+            if stand_in:
+                self.image = None  # the reader invents a grey picture where a file has uvs but no material
             if visual.uv is None or len(visual.uv) != len(self.vertices):
                 self.image = None
             else:
                 uv = np.asarray(visual.uv, dtype=np.float32)
                 self.uvs = torch.from_numpy(np.stack([uv[:, 0], 1 - uv[:, 1]], axis=1))
-            self._take_factor(material, linear)
+            if not stand_in:
+                self._take_factor(material, linear)
             exact = visual.vertex_attributes.get("color", exact)
         elif exact is None and visual.kind in ("vertex", "face"):
             exact = np.asarray(visual.vertex_colors)

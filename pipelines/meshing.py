@@ -221,7 +221,7 @@ def unwrap(mesh: Mesh, *, texture_size: int = 1024, tick: Tick = no_tick) -> Mes
 def _run_child(arguments: list[str], words: Path, expected_seconds: float, tick: Tick) -> None:
     """Runs `uv_worker.py` to its end in this Python, calling `tick` meanwhile; ends it if anything is raised."""
     worker = Path(__file__).with_name("uv_worker.py")
-    flags = subprocess.CREATE_NO_WINDOW if sys.platform == "win32" else 0
+    flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows only
     command = [sys.executable, str(worker), *arguments]
     with open(words, "wb") as log:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, creationflags=flags)

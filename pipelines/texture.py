@@ -126,8 +126,9 @@ class _ViewBake:
         self.smooth = vertex_normals(mesh.vertices, mesh.faces)
         self.flat = F.normalize(face_vectors(mesh.vertices, mesh.faces), dim=1)
         pos = F.pad(mesh.vertices, (0, 1), value=1.0) @ camera_math.clip_matrices(cameras.c2w, cameras.K).transpose(1, 2)
+        height, width = images.shape[2:]
         self.seen: list[SeenDepth] = [
-            seen_depth(pos[v], mesh.faces, tuple(images.shape[2:]), None if masks is None else masks[v], step=0.02 * extent, margin=2.0)
+            seen_depth(pos[v], mesh.faces, (height, width), None if masks is None else masks[v], step=0.02 * extent, margin=2.0)
             for v in range(cameras.n_views)
         ]
 

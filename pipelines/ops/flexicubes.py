@@ -164,8 +164,8 @@ def _surface_cubes(sdf: Tensor, resolution: int, ambiguous: Tensor) -> tuple[Ten
         own = torch.stack([cubes[rows] // resolution**2, cubes[rows] // resolution % resolution, cubes[rows] % resolution], dim=1)
         other = own + step
         within = ((other >= 0) & (other < resolution)).all(dim=1)
-        x, y, z = other.clamp(0, resolution - 1).unbind(1)
-        partner = ambiguous[code[x, y, z].long()].any(dim=1) & within
+        i, j, k = other.clamp(0, resolution - 1).unbind(1)
+        partner = ambiguous[code[i, j, k].long()].any(dim=1) & within
         case[rows[partner]] = 255 - case[rows[partner]]
     return cubes, case
 

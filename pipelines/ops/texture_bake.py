@@ -92,7 +92,7 @@ def seen_depth(pos: Tensor, faces: Tensor, size: tuple[int, int], mask: Tensor |
         size: (H, W) of the picture; the maps are as large, or larger for a small picture.
         mask: (1, H, W), 1 = object, or None.
         step: a difference in depth between neighbouring pixels that counts as an edge, world units.
-        margin: distance from an edge at which trust is full, pixels of the picture.
+        margin: pixels of the picture over which trust grows from 0, one pixel from the edge, to 1.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -112,7 +112,8 @@ def seen_depth(pos: Tensor, faces: Tensor, size: tuple[int, int], mask: Tensor |
     # One ring of edge pixels outside the picture: what is cut by the frame is not to be trusted beside it either.
     framed = np.pad(~edge[0].cpu().numpy(), 1)
     distance = torch.from_numpy(distance_transform_edt(framed)[1:-1, 1:-1]).float()
-    return SeenDepth(depth[:, None], ((distance - 1) / max(margin * scale, 1e-6)).clamp(0, 1)[None, None])
+    # The pixel beside an edge is worth nothing: the picture's own antialiasing reaches that far.
+    return SeenDepth(depth[:, None], ((distance / scale - 1) / max(margin, 1e-6)).clamp(0, 1)[None, None])
 
 
 def look_up(maps: Tensor, places: Tensor) -> Tensor:
