@@ -12,9 +12,12 @@ from torch import Tensor
 
 from .data.cameras import Cameras
 from .ops import camera_math
-from .ops.visual_hull import cell_centres, hull_volume
+from .ops.visual_hull import cell_centres, hull_volume, sample_views
 
 HULL_RES = 48
+COVERAGE_RES = 32  # coarser than the hull's cells in a view, so that their projections leave no gaps
+ZOOMS = 33
+KEPT = 0.985
 
 
 def place_picture(
@@ -22,8 +25,9 @@ def place_picture(
 ) -> Cameras:
     """The camera of a picture of an object that V views show too.
 
-    The camera stands on the orbit; its focal length and principal point are such that the box around the views' visual hull
-    has the place and size of the box around the picture's silhouette.
+    The camera stands on the orbit. The box around the views' visual hull is centred on the box around the picture's
+    silhouette; of the zooms around the one at which these boxes have one size, the largest is taken at which the part of the hull
+    that the picture leaves standing still fills the views' silhouettes. (A hull is larger than its object: boxes alone err.)
 
     Args:
         picture_mask: (1, S, S), 1 = object.  masks: (V, 1, H, W).  cameras: of the V views.
@@ -47,14 +51,36 @@ def place_picture(
             "look at the views' masks, or reconstruct from the views alone."
         )
     c2w = camera_math.orbit(torch.tensor([azimuth]), torch.tensor([elevation]), radius)
-    K = camera_math.intrinsics(fov, 1)
-    uv, _ = camera_math.project(inside, c2w, K)
+    plain = camera_math.intrinsics(fov, 1)
+    uv, _ = camera_math.project(inside, c2w, plain)
     hull_low, hull_high = uv[0].amin(0), uv[0].amax(0)
     size = torch.tensor([silhouette.shape[1], silhouette.shape[0]])
     where = torch.nonzero(silhouette).flip(1)
     low, high = where.amin(0) / size, (where.amax(0) + 1) / size
-    cell = 2.0 / HULL_RES / radius * float(K[0, 0])  # the hull's cells have a size of their own
-    zoom = float((high - low).sum() / ((hull_high - hull_low).sum() + 2 * cell))
-    K[0, 2:] = (low + high) / 2 - zoom * ((hull_low + hull_high) / 2 - 0.5)
-    K[0, :2] *= zoom
-    return Cameras(c2w, K, ("picture",))
+    rough = float((high - low).sum() / (hull_high - hull_low).sum())
+
+    def zoomed(zoom: float) -> Tensor:
+        K = plain.clone()
+        K[0, 2:] = (low + high) / 2 - zoom * ((hull_low + hull_high) / 2 - 0.5)
+        K[0, :2] *= zoom
+        return K
+
+    whole = _coverage(inside, cameras).sum((1, 2)).clamp_min(1)
+    best = zoomed(0.85 * rough)
+    for zoom in (torch.linspace(0.85, 1.3, ZOOMS) * rough).tolist():
+        left = sample_views(inside, silhouette[None, None].float(), c2w, zoomed(zoom))[0, :, 0] > 0.5
+        if float((_coverage(inside[left], cameras).sum((1, 2)) / whole).mean()) >= KEPT:
+            best = zoomed(zoom)
+    return Cameras(c2w, best, ("picture",))
+
+
+def _coverage(points: Tensor, cameras: Cameras) -> Tensor:
+    """(V, COVERAGE_RES, COVERAGE_RES): which cells of each view some point projects into."""
+    uv, depth = camera_math.project(points, cameras.c2w, cameras.K)
+    cell = (uv * COVERAGE_RES).floor().long()
+    valid = (depth > 0) & ((cell >= 0) & (cell < COVERAGE_RES)).all(-1)
+    covered = torch.zeros(cameras.n_views, COVERAGE_RES * COVERAGE_RES, dtype=torch.bool)
+    for view in range(cameras.n_views):
+        column, row = cell[view][valid[view]].unbind(1)
+        covered[view, row * COVERAGE_RES + column] = True
+    return covered.reshape(-1, COVERAGE_RES, COVERAGE_RES)

@@ -28,7 +28,7 @@ def test_zoom_and_shift_are_recovered():
     truth = Cameras(camera_math.orbit(torch.tensor([0.0]), torch.tensor([12.0]), 4.0), K, ("picture",))
     found = place_picture(ellipsoid_mask(truth, 256)[0], ellipsoid_mask(cameras, 128), cameras, elevation=12.0)
     assert torch.allclose(found.c2w, truth.c2w, atol=1e-6)
-    assert found.K[0, 0] / K[0, 0] == pytest.approx(1, abs=0.06)  # a hull of six views is a little larger than the object
+    assert found.K[0, 0] / K[0, 0] == pytest.approx(1, abs=0.06)  # a cell of the hull is 4 % of its width
     assert (found.K[0, 2:] - K[0, 2:]).abs().max() < 0.015
 
 
