@@ -14,6 +14,9 @@ from torch import Tensor
 from ..pipelines.data.cameras import Cameras
 from ..pipelines.data.mesh import Mesh
 from ..pipelines.ops import camera_math, visual_hull
+from ..pipelines.ops.color import srgb_to_linear
+from ..pipelines.ops.mesh_tools import vertex_normals
+from ..pipelines.rendering import render_mesh
 
 MEAN_SHAPE_FILE = Path(__file__).parent / "mean_shape.npz"
 HULL_RESOLUTION = 96
@@ -33,12 +36,11 @@ def visual_hull_mesh(images: Tensor, masks: Tensor, cameras: Cameras, resolution
     return _with_colors(mesh, visible_colors(mesh, images, masks, cameras, tolerance=3 * 2 / resolution))
 
 
-def extrusion_mesh(
-    image: Tensor, mask: Tensor, camera: Cameras, *, depth_share: float = 0.5, resolution: int = HULL_RESOLUTION
-) -> Mesh:
+def extrusion_mesh(image: Tensor, mask: Tensor, camera: Cameras, *, depth_share: float = 0.5, resolution: int = HULL_RESOLUTION) -> Mesh:
     """The silhouette of one view, extruded along its viewing axis, and coloured by the picture through and through.
 
-    The slab is centred on the origin; its thickness is `depth_share` times the square root of the silhouette's area (world units).
+    The slab is centred on the origin; its thickness is `depth_share` times the square root of the silhouette's area (world units). One
+    half gives the least Chamfer distance on 60 training objects, among 0.2, 0.3, ..., 0.7. It knows the view's true elevation.
 
     Args:
         image: (3, H, W) on white.  mask: (1, H, W), 1 = object.  camera: one view.
@@ -64,7 +66,7 @@ def extrusion_mesh(
 def mean_shape_mesh(file: Path = MEAN_SHAPE_FILE) -> Mesh:
     """The mean occupancy of the training split cut at its threshold, with the mean colour of each place.
 
-    Made by `python -m bench.mean_shape`; the same mesh for every input.
+    Made by `bench/mean_shape.py`; the same mesh for every input.
     """
     with np.load(file) as data:
         occupancy = torch.from_numpy(data["occupancy"].astype(np.float32) / 255)
@@ -103,27 +105,17 @@ def visible_colors(mesh: Mesh, images: Tensor, masks: Tensor, cameras: Cameras, 
     Args:
         tolerance: how far behind the first surface a vertex still counts as seen, world units.
     """
-    from ..pipelines.rendering import render_mesh
-
     depths = render_mesh(mesh, cameras, images.shape[2], images.shape[3]).depths
     # a vertex on an outline may project beside its own silhouette: look for the farthest first surface around it
     reach = torch.nn.functional.max_pool2d(depths, 3, stride=1, padding=1)
     _, depth = camera_math.project(mesh.vertices, cameras.c2w, cameras.K)
     seen = depth <= visual_hull.sample_views(mesh.vertices, reach, cameras.c2w, cameras.K)[..., 0] + tolerance
     to_camera = torch.nn.functional.normalize(cameras.c2w[:, None, :3, 3] - mesh.vertices, dim=-1)
-    cosine = (to_camera * vertex_normals(mesh)).sum(-1).clamp_min(0)
+    cosine = (to_camera * vertex_normals(mesh.vertices, mesh.faces)).sum(-1).clamp_min(0)
     sampled = _foreground_samples(mesh.vertices, images, masks, cameras)
     weight = (seen * cosine**2 + 1e-4)[..., None]
     total = (sampled * weight).sum(0)
     return total[:, :3] / total[:, 3:].clamp_min(1e-6)
-
-
-def vertex_normals(mesh: Mesh) -> Tensor:
-    """(V, 3) unit normals, faces weighted by area."""
-    corners = mesh.vertices[mesh.faces]
-    normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    summed = torch.zeros_like(mesh.vertices).index_add_(0, mesh.faces.reshape(-1), normals.repeat_interleave(3, dim=0))
-    return torch.nn.functional.normalize(summed, dim=-1)
 
 
 def _foreground_samples(points: Tensor, images: Tensor, masks: Tensor, cameras: Cameras) -> Tensor:
@@ -134,6 +126,4 @@ def _foreground_samples(points: Tensor, images: Tensor, masks: Tensor, cameras: 
 
 def _with_colors(mesh: Mesh, srgb: Tensor) -> Mesh:
     """The mesh with sRGB vertex colours, stored linear as `Mesh` wants them."""
-    srgb = srgb.clamp(0, 1)
-    linear = torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    return Mesh(mesh.vertices, mesh.faces, vertex_colors=linear)
+    return Mesh(mesh.vertices, mesh.faces, vertex_colors=srgb_to_linear(srgb.clamp(0, 1)))

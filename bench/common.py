@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 GIB = 1024**3
+BENCH_OBJECTS = Path(__file__).resolve().parents[1] / "tests" / "data" / "objects"
 
 
 def machine() -> dict[str, Any]:
@@ -121,12 +122,12 @@ def peak_rss_gib(children: bool = False) -> float:
 
 
 def add_object_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--objects`, `--all`, `--meshes`, `--limit`: which objects a benchmark runs on."""
+    """`--objects`, `--all`, `--meshes`: which objects a benchmark runs on."""
     parser.add_argument(
         "--objects",
         type=Path,
-        default=os.environ.get("LATHE_OBJECTS"),
-        help="folder of the furniture archives (*.sh3f); default: the environment variable LATHE_OBJECTS",
+        default=os.environ.get("LATHE_OBJECTS") or BENCH_OBJECTS,
+        help="folder of the furniture archives (*.sh3f), needed for --all; default: LATHE_OBJECTS, else the repository's bench objects",
     )
     parser.add_argument("--all", action="store_true", help="the whole test split instead of its 8 bench objects")
     parser.add_argument("--meshes", type=Path, help="folder of own meshes (.glb, .obj) to measure on instead")

@@ -17,6 +17,7 @@ from ..pipelines import metrics
 from ..pipelines.cameras import preset_cameras
 from ..pipelines.data.cameras import Cameras
 from ..pipelines.data.mesh import Mesh
+from ..pipelines.meshing import fit_to_cube
 
 ORBIT_SIZE = 128
 SURFACE_POINTS = 16_000
@@ -78,7 +79,7 @@ def load_scene(arguments: argparse.Namespace, key: str, size: int) -> Scene:
     cameras = [dataset_cameras(key).select([QUERY_VIEW]), preset_cameras(SIX_VIEWS), preset_cameras(ORBIT)]
     sizes = [size, size, ORBIT_SIZE]
     if arguments.meshes is not None:
-        mesh = fitted(_load_mesh(Path(key)))
+        mesh = fit_to_cube(_load_mesh(Path(key)))
         views = [_render_own(mesh, c, s) for c, s in zip(cameras, sizes, strict=True)]
         key = Path(key).stem
     else:
@@ -88,14 +89,6 @@ def load_scene(arguments: argparse.Namespace, key: str, size: int) -> Scene:
         mesh = Mesh(torch.from_numpy(obj.vertices), torch.from_numpy(obj.faces).long())
         views = [_render_library(obj, c, s) for c, s in zip(cameras, sizes, strict=True)]
     return Scene(key, metrics.sample_surface(mesh, SURFACE_POINTS, seed=0), *views)
-
-
-def fitted(mesh: Mesh, radius: float = 0.95) -> Mesh:
-    """The mesh moved and scaled so that its bounding box is centred and its farthest vertex lies at `radius`."""
-    used = mesh.vertices[mesh.faces.unique()]
-    centre = (used.amin(0) + used.amax(0)) / 2
-    scale = radius / float((used - centre).norm(dim=-1).max())
-    return Mesh((mesh.vertices - centre) * scale, mesh.faces, mesh.uvs, mesh.texture, mesh.vertex_colors)
 
 
 def _render_library(obj: object, cameras: Cameras, size: int) -> Views:

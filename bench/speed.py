@@ -1,0 +1,134 @@
+"""Speed and memory, beside the obvious form of the same mathematics and beside the published code.
+
+    python bench/speed.py --stage flexicubes [--official DIR]
+    python bench/speed.py --stage lrm [--official DIR] [--variant instant_mesh_large]
+    python bench/speed.py --stage image_to_mesh
+
+DIR is a checkout of InstantMesh that the user has fetched. Every form runs in a process of its own, one after the other, with the same
+number of threads and the same inputs; memory is that process's peak, its weights included. The last line is JSON: `seconds` and
+`peak_gib` of ours, and `ratio`, how many times as long the published code takes (the obvious form where no DIR is given).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+import lathe_root  # noqa: E402, F401
+import torch  # noqa: E402
+from lathe.bench import common  # noqa: E402
+
+REPEATS = {"flexicubes": 5, "lrm": 1, "image_to_mesh": 2}
+SAME = 1e-3  # relative difference of the outputs' sums up to which two forms did the same work
+
+
+def work(arguments: argparse.Namespace) -> dict[str, Any]:
+    """In a child process: prepares one form, runs it, and measures."""
+    from lathe.bench.speed_cases import official, ours
+
+    torch.set_num_threads(arguments.threads)
+    n, variant = arguments.resolution, arguments.variant
+    make = {
+        ("flexicubes", "ours"): partial(ours.flexicubes_ours, n),
+        ("flexicubes", "obvious"): partial(ours.flexicubes_obvious, n),
+        ("flexicubes", "official"): partial(official.flexicubes, arguments.official, n),
+        ("lrm", "ours"): partial(ours.lrm_ours, variant),
+        ("lrm", "obvious"): partial(ours.lrm_obvious, variant),
+        ("lrm", "official"): partial(official.lrm, arguments.official, variant),
+        ("image_to_mesh", "ours"): ours.image_to_mesh_ours,
+    }[arguments.stage, arguments.worker]
+    run = make()
+    prepared = common.peak_rss_gib()
+    seconds, made = [], {}
+    for _ in range(REPEATS[arguments.stage]):
+        start = time.perf_counter()
+        made = run()
+        seconds.append(time.perf_counter() - start)
+    peak = common.peak_rss_gib()
+    return {"seconds": median(seconds), "fastest": min(seconds), "peak_gib": peak, "peak_before_gib": prepared, **made}
+
+
+def measure(arguments: argparse.Namespace, form: str) -> dict[str, Any]:
+    """Runs one form in a child process.
+
+    Raises:
+        RuntimeError: the child failed.
+    """
+    command = [sys.executable, __file__, "--worker", form, "--stage", arguments.stage, "--variant", arguments.variant]
+    command += ["--resolution", str(arguments.resolution), "--threads", str(arguments.threads)]
+    if arguments.official:
+        command += ["--official", str(arguments.official)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads), "MKL_NUM_THREADS": str(arguments.threads)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        raise RuntimeError(f"The {form} form failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=tuple(REPEATS), required=True)
+    parser.add_argument("--official", type=Path, help="a checkout of the published InstantMesh code")
+    parser.add_argument("--variant", default="instant_mesh_base", choices=("instant_mesh_base", "instant_mesh_large"))
+    parser.add_argument("--resolution", type=int, default=128, help="of FlexiCubes, cubes an edge")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--worker", choices=("ours", "obvious", "official"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        common.finish(work(arguments))
+        return
+    torch.set_num_threads(arguments.threads)
+    facts = common.machine()
+    print(common.machine_line(facts), flush=True)
+    forms = ["ours"]
+    if arguments.stage != "image_to_mesh":
+        forms += ["obvious"] + (["official"] if arguments.official else [])
+    elif arguments.official:
+        print("The published pipeline from picture to mesh needs its released weights: compare it stage by stage.")
+    results: dict[str, dict[str, Any]] = {}
+    for form in forms:
+        results[form] = measure(arguments, form)
+        print(f"{form}: {results[form]['seconds']:.2f} s, peak {results[form]['peak_gib']:.2f} GiB", flush=True)
+    report(arguments, results, facts)
+
+
+def report(arguments: argparse.Namespace, results: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
+    """The table, and the JSON line."""
+    ours = results["ours"]
+    print()
+    names = ("seconds", "fastest", "peak_gib", "peak_before_gib", "vertices", "faces")
+    rows = [(form, *(r[name] for name in names), r["seconds"] / ours["seconds"]) for form, r in results.items()]
+    common.print_table(("form", "median s", "fastest s", "peak GiB", "before GiB", "vertices", "faces", "times ours"), rows)
+    for form, r in results.items():
+        if "parts" in r:
+            print(f"{form}: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in r["parts"].items()))
+    other = results.get("official") or results.get("obvious")
+    for form, r in results.items():
+        if r["faces"] != ours["faces"] or abs(r["sum"] - ours["sum"]) > SAME * abs(ours["sum"]):
+            print(f"The {form} form made another mesh than ours; its figures are no comparison.")
+    common.finish(
+        {
+            "bench": "speed",
+            "stage": arguments.stage,
+            "seconds": ours["seconds"],
+            "peak_gib": ours["peak_gib"],
+            "ratio": other["seconds"] / ours["seconds"] if other else None,
+            "memory_ratio": other["peak_gib"] / ours["peak_gib"] if other else None,
+            "compared_with": "official" if "official" in results else "obvious" if other else None,
+            "forms": results,
+            "machine": facts,
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()
