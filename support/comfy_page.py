@@ -114,7 +114,7 @@ class ComfyPage:
 
 @contextmanager
 def open_browser() -> Iterator[Any]:
-    """A headless browser; its tabs are 1600 x 1000."""
+    """A headless browser; its tabs are 1280 x 800."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -130,7 +130,7 @@ def open_browser() -> Iterator[Any]:
 
 def new_tab(browser: Any) -> Any:
     """An empty tab."""
-    return browser.new_page(viewport={"width": 1600, "height": 1000})
+    return browser.new_page(viewport={"width": 1280, "height": 800})
 
 
 def as_text(prompt: dict[str, Any]) -> str:
