@@ -113,6 +113,11 @@ class NoiseSchedule:
         if not 1 <= steps <= self.train_steps:
             raise ValueError(f"Sampling takes 1 to {self.train_steps} steps, not {steps}.")
         scheduler.set_timesteps(steps)
+        if len(scheduler.timesteps) > steps:
+            # For some counts (61, 103, ...) rounding in diffusers' spacing adds one step more, below timestep 0.
+            scheduler.timesteps = scheduler.timesteps[:steps]
+            scheduler.sigmas = torch.cat([scheduler.sigmas[:steps], scheduler.sigmas[-1:]])
+            scheduler.num_inference_steps = steps
         return scheduler
 
     def clean(self, noised: Tensor, prediction: Tensor, signal: Tensor, noise: Tensor) -> Tensor:

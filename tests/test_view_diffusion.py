@@ -70,6 +70,16 @@ def test_timesteps_and_sigmas(steps, prefix):
         assert float(scheduler.init_noise_sigma) == pytest.approx(float(GOLDEN["init_noise_sigma"]), rel=1e-6)
 
 
+@pytest.mark.parametrize("sampler", vd.SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 27, 61, 103, 121, 244, 1000])
+def test_any_number_of_steps_starts_at_the_noisiest_timestep_and_ends_above_zero(sampler, steps):
+    scheduler = vd.NoiseSchedule().scheduler(sampler, steps)
+    timesteps = scheduler.timesteps.tolist()
+    assert len(timesteps) == steps and len(scheduler.sigmas) == steps + 1
+    assert timesteps[0] == 999 and timesteps[-1] >= 0 and timesteps == sorted(set(timesteps), reverse=True)
+    assert scheduler.sigmas[-1] == 0
+
+
 @pytest.mark.parametrize("name", ["scale_latents", "unscale_latents", "scale_image", "unscale_image"])
 def test_scales(name):
     assert error(getattr(parts, name)(GOLDEN["scale_in"]), name) < 1e-6
@@ -220,7 +230,7 @@ def test_both_samplers_denoise_a_perfect_network_to_its_picture(model):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ReferenceUNet, "forward", oracle)
             patch.setattr(model.codec, "_preview", torch.zeros(5, 3))
-            out = vd.denoise(model, condition, torch.Generator().manual_seed(0), steps=8, guidance=1.0, sampler=sampler)
+            out = vd.denoise(model, condition, torch.Generator().manual_seed(0), steps=61, guidance=1.0, sampler=sampler)
         assert (out - clean).abs().max() < 1e-3, sampler
 
 
