@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from ..pipelines.data.cameras import Cameras
 from ..pipelines.ops import camera_math
-from .rendered import RenderedObjects
+from .rendered import RenderedObjects, framed
 
 FOV, RADIUS = 30.0, 4.0
 
@@ -63,6 +63,14 @@ def _blurred(images: Tensor, masks: Tensor, coarsest: int, finest: int, generato
     return stacked[:, :3], mask
 
 
+def _reframed(cameras: Cameras, view: int, zoom: float, centre: Tensor) -> Cameras:
+    """The cameras after one view was given the frame that `train_views.framed` speaks of."""
+    K = cameras.K.clone()
+    K[view, :2] /= zoom
+    K[view, 2:] = 0.5 + (K[view, 2:] - 0.5 - centre / 2) / zoom
+    return Cameras(cameras.c2w, K, cameras.names)
+
+
 def _loosely_placed(cameras: Cameras, view: int, generator: torch.Generator) -> Cameras:
     """The cameras with one view's elevation, zoom and centre a little wrong, as they are when estimated from a picture."""
     noise = torch.randn(4, generator=generator)
@@ -84,8 +92,9 @@ def draw(data: RenderedObjects, generator: torch.Generator, mode: str, n_views: 
     """A random asset under random rotation, mirroring, colours and scale, with noise on its input cameras.
 
     Modes: "true", `n_views` true views, Zero123++'s for a random query two times in three where they are six, else any of
-    the ring; one set in four is slightly blurred. "imagined", the six views blurred as a view model would, and the sharp
-    query picture as the seventh. "query", that picture alone.
+    the ring; one set in four is slightly blurred. "imagined", the six views as the mini view model drew them (blurred true
+    ones where `imagine_views.py` has not run), and the sharp query picture as the seventh, framed as Prepare Image does.
+    "query", the picture alone.
     """
 
     def uniform(low: float, high: float) -> float:
@@ -93,6 +102,10 @@ def draw(data: RenderedObjects, generator: torch.Generator, mode: str, n_views: 
 
     item = int(torch.randint(len(data), (), generator=generator))
     step = int(torch.randint(12, (), generator=generator))
+    imagined = mode == "imagined" and data.imagined is not None
+    if data.imagined is not None and imagined:
+        query = int(torch.randint(data.imagined[0].shape[1], (), generator=generator))
+        step = int(data.imagined[0][item, query])
     if mode == "query":
         inputs = [data.query_views[step]]
     elif mode == "imagined":
@@ -104,6 +117,9 @@ def draw(data: RenderedObjects, generator: torch.Generator, mode: str, n_views: 
     n_views = len(inputs)
     targets = torch.randperm(44, generator=generator)[:n_targets].tolist()
     images, masks = data.on_white(item, inputs + targets)
+    if data.imagined is not None and imagined:
+        rgba = torch.from_numpy(data.imagined[1][item, query].copy()).permute(0, 3, 1, 2).float() / 255
+        images[:6], masks[:6] = rgba[:, :3], rgba[:, 3:]
     depths = torch.from_numpy(data.depth[item, inputs + targets].astype("float32"))[:, None]
     normals = torch.from_numpy(data.normal[item, targets].astype("float32") / 127).permute(0, 3, 1, 2)
     c2w = _turned(torch.from_numpy(data.c2w[item, inputs + targets].copy()), 30.0 * step)
@@ -117,7 +133,7 @@ def draw(data: RenderedObjects, generator: torch.Generator, mode: str, n_views: 
     c2w = torch.cat([torch.cat([c2w[:, :3, :3], c2w[:, :3, 3:] * scale], dim=2), c2w[:, 3:]], dim=1)
     seen_images, seen_masks = images[:n_views].clone(), masks[:n_views].clone()
     size = images.shape[-1]
-    if mode == "imagined":
+    if mode == "imagined" and not imagined:
         seen_images[:6], seen_masks[:6] = _blurred(seen_images[:6], seen_masks[:6], size // 10, size // 4, generator)
     elif mode == "true" and uniform(0, 1) < 0.25:
         seen_images, seen_masks = _blurred(seen_images, seen_masks, size // 4, size // 2, generator)
@@ -125,7 +141,10 @@ def draw(data: RenderedObjects, generator: torch.Generator, mode: str, n_views: 
     seen[:, :3, 3] += torch.randn(n_views, 3, generator=generator) * 0.01
     seen_cameras = posed(seen)
     if mode == "imagined":
-        seen_cameras = _loosely_placed(seen_cameras, 6, generator)
+        picture, zoom, centre = framed(seen_images[6], seen_masks[6], 0.85)
+        seen_masks[6] = 1 - framed(1 - seen_masks[6], seen_masks[6], 0.85)[0]
+        seen_images[6] = picture
+        seen_cameras = _loosely_placed(_reframed(seen_cameras, 6, zoom, centre), 6, generator)
     return Sample(
         seen_images, seen_masks, seen_cameras, images[n_views:], masks[n_views:], depths[n_views:] * scale, normals,
         posed(c2w[n_views:]), scale,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, grid_sample
+from torch.nn.functional import avg_pool2d
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 import lathe_root  # noqa: E402, F401
@@ -25,7 +25,7 @@ from lathe.pipelines.nets.attention import explicit_attention  # noqa: E402
 from lathe.pipelines.nets.mini_views import PatchCodec, QueryEncoder  # noqa: E402
 from lathe.pipelines.nets.reference_attention import ReferenceUNet  # noqa: E402
 from lathe.training import loop  # noqa: E402
-from lathe.training.rendered import RenderedObjects  # noqa: E402
+from lathe.training.rendered import RenderedObjects, framed  # noqa: E402
 
 UNET = {
     "sample_size": 24,
@@ -65,21 +65,6 @@ def from_grid(grid: Tensor) -> Tensor:
     return grid.reshape(b, c, 3, h // 3, 2, w // 2).permute(0, 2, 4, 1, 3, 5).reshape(b, 6, c, h // 3, w // 2)
 
 
-def framed(image: Tensor, mask: Tensor, ratio: float) -> Tensor:
-    """A picture (3, S, S) on white as Prepare Image leaves it: the object centred, its longer side `ratio` of the frame."""
-    size = image.shape[-1]
-    rows, columns = (torch.nonzero((mask[0] > 0.5).any(axis)).flatten() for axis in (1, 0))
-    if len(rows) == 0:
-        return image
-    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    zoom = max(bottom - top, right - left) / (ratio * size)
-    centre = torch.tensor([left + right, top + bottom]) / size - 1
-    axis = (torch.arange(size) + 0.5) / size * 2 - 1
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    grid = torch.stack([x, y], -1) * zoom + centre
-    return 1 - grid_sample(1 - image[None], grid[None], mode="bicubic", align_corners=False)[0].clamp(0, 1)
-
-
 def draw(data: RenderedObjects, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Query pictures (B, 3, S, S) and their six targets (B, 6, 3, S, S), mirrored and with permuted colours at random.
 
@@ -94,7 +79,7 @@ def draw(data: RenderedObjects, batch: int, generator: torch.Generator) -> tuple
         query = [data.query_views[step], data.query_views[step], data.ring(step, 20), data.ring(step, -10)][pick(4)]
         images, masks = data.on_white(item, [query, *data.targets(step, mirrored)])
         if pick(4):  # one in four keeps the frame of its render, which tells the object's size
-            images = torch.cat([framed(images[0], masks[0], 0.75 + 0.15 * pick(100) / 100)[None], images[1:]])
+            images = torch.cat([framed(images[0], masks[0], 0.75 + 0.15 * pick(100) / 100)[0][None], images[1:]])
         if mirrored:
             images = images.flip(-1)
         if pick(2):
@@ -144,7 +129,7 @@ class Evaluation:
         self.objective = objective
         rows = torch.linspace(0, len(data) - 1, count).long().tolist()
         pairs = [data.on_white(i, [data.query_views[i % 12], *data.targets(i % 12)]) for i in rows]
-        self.query = torch.stack([framed(images[0], masks[0], 0.85) for images, masks in pairs])
+        self.query = torch.stack([framed(images[0], masks[0], 0.85)[0] for images, masks in pairs])
         self.views = torch.stack([images[1:] for images, _ in pairs])
 
     @torch.no_grad()
