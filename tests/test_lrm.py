@@ -194,6 +194,6 @@ def test_the_memory_estimate_is_honest(variant, n_views, dtype):
     assert used <= estimate <= 2 * used, (used >> 20, estimate >> 20)
 
 
-def test_the_field_of_a_batch_stays_small(small):
+def test_the_fields_of_a_batch_rest_on_the_cpu(small):
     fields = reconstruct(small, views(12), None, six_cameras())
     assert all(isinstance(field, TriplaneField) and field.planes.device.type == "cpu" for field in fields)

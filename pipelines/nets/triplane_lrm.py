@@ -7,7 +7,7 @@ other size. The heads, and what their numbers mean in space, are in `triplane_fi
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -73,13 +73,9 @@ class LRMConfig:
         """R, side of a plane in pixels."""
         return self.triplane_low_res * self.upsample
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LRMConfig:
-        """The opposite of `to_dict`. Raises ValueError on a name it does not know."""
+        """The config of these settings, as `dataclasses.asdict` gives them. Raises ValueError on a name it does not know."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"LRMConfig: unknown settings {', '.join(unknown)}; the file was made by another version.")
@@ -211,15 +207,6 @@ class TriplaneLRM(nn.Module):
         )
         self.transformer = TriplaneTransformer(config)
         self.synthesizer = Synthesizer(config)
-
-    def settings(self) -> dict[str, Any]:
-        """What `from_settings` needs to build the same network, for JSON."""
-        return {"lrm": self.config.to_dict()}
-
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> TriplaneLRM:
-        """An untrained network of these settings."""
-        return cls(LRMConfig.from_dict(settings["lrm"]))
 
     @property
     def decoder(self) -> Decoder:

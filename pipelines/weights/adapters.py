@@ -1,29 +1,25 @@
-"""From weight files to reconstruction networks: the published InstantMesh checkpoints, and this project's own safetensors."""
+"""From weight files to reconstruction networks: the published InstantMesh checkpoints, and the mini models."""
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..lrm import LRM
 from ..nets.triplane_lrm import PUBLISHED, TriplaneLRM
+from . import mini_models
 from .readers import read_metadata, read_state_dict
 
 PREFIX = "lrm_generator."
-LPIPS_PREFIX = "lpips."
 SETTINGS = "lathe_config"
 
 
 def load_lrm(path: str | Path, *, variant: str | None = None, dtype: torch.dtype = torch.float32) -> LRM:
-    """A reconstruction network from a released `instant_*.ckpt` or from a file of `save_lrm`, on the CPU, ready to run.
+    """A reconstruction network from a released `instant_*.ckpt` or from a mini model's file, on the CPU, ready to run.
 
     Args:
         path: the file; which network is in it is told from its content.
@@ -34,66 +30,20 @@ def load_lrm(path: str | Path, *, variant: str | None = None, dtype: torch.dtype
         ValueError: a file that cannot be read, holds no such network or another variant, or lacks a part of it.
     """
     path = Path(path)
-    settings = read_metadata(path).get(SETTINGS)
-    state = read_state_dict(path)
-    if settings is None:
-        state, name = published_state(state, path.name)
+    if SETTINGS in read_metadata(path):
+        if variant is not None:
+            raise ValueError(f"{path.name} is a mini model, but the published {variant} was asked for.")
+        lrm = mini_models.load_lrm(path)
+    else:
+        state, name = published_state(read_state_dict(path), path.name)
         if variant is not None and variant != name:
             raise ValueError(f"{path.name} holds {name}, but {variant} was asked for: choose the other file, or the other variant.")
         with torch.device("meta"):
             net = TriplaneLRM(PUBLISHED[name])
-        lrm = LRM(net, name)
-    else:
-        if variant is not None:
-            raise ValueError(f"{path.name} is a network of this project, but the published {variant} was asked for.")
-        lrm = _from_settings(settings, path)
-    load_strictly(lrm.net, state, path.name)
-    lrm.net.float().cast_trunk(dtype).eval().requires_grad_(False)
+        load_strictly(net, state, path.name)
+        lrm = LRM(net.eval().requires_grad_(False), name)
+    lrm.net.float().cast_trunk(dtype)
     return lrm
-
-
-def save_lrm(path: str | Path, lrm: LRM) -> None:
-    """Writes a network as safetensors with its settings in the header, at once or not at all."""
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    settings = {
-        "network": type(lrm.net).__name__,
-        "settings": lrm.net.settings(),
-        "name": lrm.name,
-        "background": list(lrm.background),
-        "camera_radius": lrm.camera_radius,
-        "fov": lrm.fov,
-    }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in lrm.net.state_dict().items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata={SETTINGS: json.dumps(settings)})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _networks() -> dict[str, type[TriplaneLRM]]:
-    from ..nets.mini_lrm import MiniLRM
-
-    return {cls.__name__: cls for cls in (TriplaneLRM, MiniLRM)}
-
-
-def _from_settings(text: str, path: Path) -> LRM:
-    try:
-        values: dict[str, Any] = json.loads(text)
-        networks = _networks()
-        if values["network"] not in networks:
-            raise ValueError(f"it holds a {values['network']}, this version knows {', '.join(networks)}")
-        net = networks[values["network"]].from_settings(values["settings"])
-        background = tuple(float(c) for c in values["background"])
-        return LRM(net, str(values["name"]), background, float(values["camera_radius"]), float(values["fov"]))  # type: ignore[arg-type]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"The settings in {path.name} cannot be used: {error}.") from error
 
 
 def published_state(state: Mapping[str, Tensor], name: str) -> tuple[dict[str, Tensor], str]:
@@ -107,11 +57,6 @@ def published_state(state: Mapping[str, Tensor], name: str) -> tuple[dict[str, T
     prefixed = any(key.startswith(PREFIX) for key in state)
     own = {key[len(PREFIX) :]: value for key, value in state.items() if key.startswith(PREFIX)} if prefixed else dict(state)
     return own, identify_lrm(own, name)
-
-
-def lpips_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The perceptual network a released checkpoint carries, its `lpips.` taken off; empty where it has none."""
-    return {key[len(LPIPS_PREFIX) :]: value for key, value in state.items() if key.startswith(LPIPS_PREFIX)}
 
 
 def identify_lrm(state: Mapping[str, Tensor], name: str = "The file") -> str:
