@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
 import torch
+
+# Cached code names the module it came from, and a host may load this package under another name (ComfyUI: by its folder's path).
+# Under one fixed name the cache serves them all.
+_MODULE = "lathe_numba_kernels"
+sys.modules.setdefault(_MODULE, types.ModuleType(_MODULE))
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -16,6 +23,7 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     Numba refuses to cache where it finds no writable folder; the kernel is then compiled once per process.
     No fastmath: the rasteriser relies on e(a, b) == -e(b, a) exactly, which fused multiply-adds would break.
     """
+    function.__module__ = _MODULE
     try:
         return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:
