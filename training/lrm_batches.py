@@ -85,7 +85,7 @@ def _loosely_placed(cameras: Cameras, view: int, generator: torch.Generator) -> 
     return Cameras(c2w, K, cameras.names)
 
 
-MODES = ("true", "imagined", "query")
+MODES = ("true", "imagined")
 
 
 def draw(data: RenderedObjects, generator: torch.Generator, mode: str, n_views: int = 6, n_targets: int = 2) -> Sample:
@@ -94,7 +94,6 @@ def draw(data: RenderedObjects, generator: torch.Generator, mode: str, n_views: 
     Modes: "true", `n_views` true views, Zero123++'s for a random query two times in three where they are six, else any of
     the ring; one set in four is slightly blurred. "imagined", the six views as the mini view model drew them (blurred true
     ones where `imagine_views.py` has not run), and the sharp query picture as the seventh, framed as Prepare Image does.
-    "query", the picture alone.
     """
 
     def uniform(low: float, high: float) -> float:
@@ -106,9 +105,7 @@ def draw(data: RenderedObjects, generator: torch.Generator, mode: str, n_views: 
     if data.imagined is not None and imagined:
         query = int(torch.randint(data.imagined[0].shape[1], (), generator=generator))
         step = int(data.imagined[0][item, query])
-    if mode == "query":
-        inputs = [data.query_views[step]]
-    elif mode == "imagined":
+    if mode == "imagined":
         inputs = [*data.targets(step), data.query_views[step]]
     elif n_views == 6 and uniform(0, 1) < 0.67:
         inputs = data.targets(step)
