@@ -108,10 +108,10 @@ def test_nearest_colors_are_exact_at_the_points():
 
 def test_pictures_give_back_the_texture_they_show(bare, painted):
     cameras = ring()
-    views = render_mesh(painted, cameras, 320, 320)
+    views = render_mesh(painted, cameras, 256, 256)
     baked, coverage = texture.bake_from_views(bare, views.images, views.masks, cameras, size=512)
-    again = render_mesh(baked, ring(5, 25.0), 200, 200)
-    truth = render_mesh(painted, ring(5, 25.0), 200, 200)
+    again = render_mesh(baked, ring(3, 25.0), 160, 160)
+    truth = render_mesh(painted, ring(3, 25.0), 160, 160)
     assert psnr(again.images, truth.images, truth.masks).min() > 35
     assert tuple(coverage.shape) == (512, 512) and set(coverage.unique().tolist()) == {0.0, 1.0}
     index = torch.cat([part.index for part in texels(bare.uvs, bare.faces, 512)])
@@ -121,7 +121,7 @@ def test_pictures_give_back_the_texture_they_show(bare, painted):
 
 def test_one_picture_covers_its_side_only(bare, painted):
     cameras = ring(1, 0.0)
-    views = render_mesh(painted, cameras, 320, 320)
+    views = render_mesh(painted, cameras, 256, 256)
     baked, coverage = texture.bake_from_views(bare, views.images, views.masks, cameras, size=256)
     front, back = [], []
     for part in texels(bare.uvs, bare.faces, 256):

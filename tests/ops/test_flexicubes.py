@@ -179,4 +179,4 @@ def test_sign_consistency_is_the_mean_over_crossed_edges():
     flat = torch.ones(64, requires_grad=True)
     loss = sign_consistency(flat, 3)
     loss.backward()
-    assert float(loss) == 0 and torch.equal(flat.grad, torch.zeros(64))
+    assert loss.item() == 0 and torch.equal(flat.grad, torch.zeros(64))
