@@ -21,6 +21,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -214,7 +215,7 @@ def setup(tests: bool) -> None:
 
 def environment() -> dict[str, str]:
     """The variables a child of this script sees."""
-    return {**os.environ, "COMFYUI_DIR": str(comfyui_dir()), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+    return {**os.environ, "COMFYUI_DIR": str(comfyui_dir()), "PYTHONUTF8": "1"}
 
 
 # ---- server and demo -------------------------------------------------------------------------------------------------
@@ -356,6 +357,7 @@ def main() -> int:
     options, rest = parser.parse_known_args()
     if rest and options.command != "test":
         parser.error(f"unknown arguments: {' '.join(rest)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a server that was started is ended then, too
     try:
         if options.command == "demo":
             demo(options.image, options.serve)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -51,7 +50,6 @@ def shared_server() -> Server:
     for picture in (WORKFLOWS / "inputs").glob("*.*"):
         shutil.copy(picture, base / "input")
     flags = [] if torch.cuda.is_available() else ["--cpu"]
-    os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
     server = Server(sys.executable, tree, base, ARTIFACTS / "server.log", flags)
     atexit.register(server.stop)
     server.wait_until_up()
