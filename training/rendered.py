@@ -26,6 +26,7 @@ class RenderedObjects:
         keys: names of the objects.
         rgba: (N, 44, S, S, 4) uint8.  depth: (N, 44, S, S) float16 z-depth, 0 on the background.
         normal: (N, 44, S, S, 3) int8, camera space times 127, 0 on the background.
+        points, point_colors: (N, 16384, 3) float16 and uint8, samples of the surface the first 32 views saw.
         c2w: (N, 44, 4, 4) float32 poses.
         imagined: the arrays of IMAGINED where they are.
     """
@@ -36,6 +37,8 @@ class RenderedObjects:
         self.rgba = np.load(folder / "rgba.npy", mmap_mode="r")
         self.depth = np.load(folder / "depth.npy", mmap_mode="r")
         self.normal = np.load(folder / "normal.npy", mmap_mode="r")
+        self.points = np.load(folder / "points.npy", mmap_mode="r")
+        self.point_colors = np.load(folder / "point_colors.npy", mmap_mode="r")
         self.c2w = np.load(folder / "c2w.npy", mmap_mode="r")
         self.imagined: tuple[np.ndarray, np.ndarray] | None = None
         if all((folder / name).exists() for name in IMAGINED):
