@@ -90,4 +90,55 @@ class Slow(io.ComfyNode):
         return io.NodeOutput(picture[None])
 
 
-NODES = [Fingerprint, Slow]
+class Picture(io.ComfyNode):
+    """Pictures good and bad: `count` of a dark box on white, an empty sheet, or pixels that are no numbers."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LatheTestPicture",
+            category="testing",
+            inputs=[
+                io.Combo.Input("kind", options=["box", "white", "nan"], default="box"),
+                io.Int.Input("width", default=64, min=1, max=16384),
+                io.Int.Input("height", default=64, min=1, max=16384),
+                io.Int.Input("count", default=1, min=1, max=64),
+            ],
+            outputs=[io.Image.Output("image"), io.Mask.Output("mask")],
+        )
+
+    @classmethod
+    def execute(cls, kind, width, height, count):
+        picture = torch.ones(count, height, width, 3)
+        mask = torch.zeros(count, height, width)
+        if kind != "white":
+            box = (slice(None), slice(height // 4, height - height // 4), slice(width // 4, width - width // 4))
+            picture[box] = torch.tensor([0.6, 0.2, 0.1])
+            mask[box] = 1
+        if kind == "nan":
+            picture[-1, height // 2, width // 2] = float("nan")
+        return io.NodeOutput(picture, mask)
+
+
+class Tetrahedra(io.ComfyNode):
+    """A batch of small meshes, one size after the other."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LatheTestTetrahedra",
+            category="testing",
+            inputs=[io.Int.Input("count", default=1, min=1, max=8)],
+            outputs=[io.Mesh.Output("mesh")],
+        )
+
+    @classmethod
+    def execute(cls, count):
+        corners = torch.tensor([[1.0, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]) * 0.5
+        faces = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+        mesh = lathe("pipelines.data.mesh").Mesh
+        meshes = [mesh(corners / (i + 1), faces, vertex_colors=(corners + 0.5).clamp(0, 1)) for i in range(count)]
+        return io.NodeOutput(lathe("nodes.sockets").to_core_mesh(meshes))
+
+
+NODES = [Fingerprint, Slow, Picture, Tetrahedra]

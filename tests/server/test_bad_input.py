@@ -1,0 +1,125 @@
+"""Bad input ends a run with words that say what was given, what is expected and how to mend it, and the server goes on."""
+
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+from comfy_server import Server, ServerError
+from shared_server import Graph
+
+PREPARE = {"mask_is": "object", "cut_out": "plain background", "foreground_ratio": 0.85, "size": 128, "background": "#ffffff"}
+BAKE = {"size": "512", "view_weights": "", "sharpness": 4.0, "unseen": "nearest colour"}
+RENDER = {"width": 64, "height": 64, "background": "#ffffff", "supersample": False, "samples": 16}
+
+
+def picture(g: Graph, **options) -> list:
+    return g.add("LatheTestPicture", **{"kind": "box", "width": 64, "height": 64, "count": 1, **options})
+
+
+def preset(g: Graph) -> list:
+    return g.add("LatheCameraPreset", preset="zero123plus_v1.2", input_azimuth=0.0, elevation=0.0, radius=0.0)
+
+
+def prepared(g: Graph, **options) -> list:
+    image = picture(g, **options)
+    return g.add("LathePrepareImage", image=image[0], **PREPARE)
+
+
+def saved(g: Graph, **options) -> list:
+    mesh = g.add("LatheTestTetrahedra", count=1)
+    return g.add("LatheSaveMesh", **{"mesh": mesh[0], "filename_prefix": "lathe/mesh", "format": "glb", **options})
+
+
+def five_views_for_six_cameras(g: Graph) -> list:
+    mesh, views = g.add("LatheTestTetrahedra", count=1), picture(g, count=5)
+    return g.add("LatheBakeViewsTexture", mesh=mesh[0], images=views[0], cameras=preset(g)[0], **BAKE)
+
+
+def two_masks_for_three_pictures(g: Graph) -> list:
+    return g.add("LathePrepareImage", image=picture(g, count=3)[0], mask=picture(g, count=2)[1], **PREPARE)
+
+
+def empty_mask(g: Graph) -> list:
+    return g.add("LathePrepareImage", image=picture(g)[0], mask=picture(g, kind="white", width=65)[1], **PREPARE)
+
+
+def a_view_that_is_not_there(g: Graph) -> list:
+    return g.add("LatheSelectViews", cameras=preset(g)[0], views="0, 9", images=picture(g, count=6)[0])
+
+
+def no_such_colour(g: Graph) -> list:
+    return g.add("LathePrepareImage", image=picture(g)[0], **{**PREPARE, "background": "whitish"})
+
+
+# What is given -> what the message must say.
+CASES: dict[str, tuple[Callable[[Graph], list], str]] = {
+    "a white picture": (lambda g: prepared(g, kind="white"), r"(?i)no object"),
+    "a picture of one pixel": (lambda g: prepared(g, width=1, height=1), r"(?i)no object|plain|small"),
+    "pixels that are not numbers": (lambda g: prepared(g, kind="nan"), r"(?i)finite|NaN"),
+    "an empty mask": (empty_mask, r"(?i)mask is empty"),
+    "fewer masks than pictures": (two_masks_for_three_pictures, r"3 images.* 2"),
+    "five views for six cameras": (five_views_for_six_cameras, r"5 images .* 6 views"),
+    "a view that is not there": (a_view_that_is_not_there, r"9"),
+    "no such colour": (no_such_colour, r"whitish"),
+    "a file name that leads out": (lambda g: saved(g, filename_prefix="../../outside"), r"leads out of the output folder"),
+    "an absolute file name": (lambda g: saved(g, filename_prefix="/tmp/outside"), r"leads out of the output folder"),
+}
+
+
+def shown(graph: Graph, last: list) -> dict:
+    """The prompt with an output node after the last, so that it runs."""
+    if graph.prompt[last[0][0]]["class_type"] != "LatheSaveMesh":
+        graph.add("LatheTestFingerprint", value=last[0], salt="")
+    return graph.prompt
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_message_says_it(comfy: Server, case: str):
+    build, says = CASES[case]
+    graph = Graph()
+    run = comfy.run(shown(graph, build(graph)))
+    assert run.status == "error", "the run went through"
+    assert run.error["exception_type"] == "ValueError", run.error["exception_type"] + ": " + run.error["exception_message"]
+    assert re.search(says, run.error["exception_message"]), run.error["exception_message"]
+
+
+def test_a_folder_that_cannot_be_written(comfy: Server):
+    (comfy.base / "output").mkdir(exist_ok=True)
+    (comfy.base / "output" / "taken").write_text("a file where a folder is wanted")
+    graph = Graph()
+    run = comfy.run(shown(graph, saved(graph, filename_prefix="taken/mesh")))
+    assert run.status == "error" and "cannot be made" in run.error["exception_message"]
+
+
+@pytest.mark.parametrize("name", ["../../secret.glb", "/etc/passwd", "nothing.glb [output]"])
+def test_files_that_are_not_offered_are_not_read(comfy: Server, name: str):
+    graph = Graph()
+    mesh = graph.add("LatheLoadMesh", file=name, fit=False)
+    try:
+        run = comfy.run(shown(graph, mesh))
+    except ServerError as refused:  # core refuses what is not in the list; a node reached all the same must refuse, too
+        assert "value_not_in_list" in str(refused)
+    else:
+        assert run.status == "error" and run.error["exception_type"] == "ValueError"
+
+
+def test_a_very_large_picture_is_taken(comfy: Server):
+    graph = Graph()
+    run = comfy.run(shown(graph, prepared(graph, width=8192, height=8192)))
+    assert run.status == "success", run.error.get("exception_message")
+
+
+def test_two_assets_in_a_batch_are_what_two_runs_give(comfy: Server):
+    graph = Graph()
+    mesh, cameras = graph.add("LatheTestTetrahedra", count=2), preset(graph)
+    views = graph.add("LatheRenderViews", asset=mesh[0], cameras=cameras[0], **RENDER)
+    both = graph.add("LatheTestFingerprint", value=views[0], salt="")
+    single = graph.add("LatheRenderViews", asset=graph.add("LatheTestTetrahedra", count=1)[0], cameras=cameras[0], **RENDER)
+    first = graph.add("ImageFromBatch", image=views[0], batch_index=0, length=6)
+    of_batch = graph.add("LatheTestFingerprint", value=first[0], salt="")
+    of_single = graph.add("LatheTestFingerprint", value=single[0], salt="")
+    run = comfy.run(graph.prompt)
+    assert run.status == "success", json.dumps(run.error)[:1000]
+    prints = {id: run.outputs[id]["fingerprint"] for id in (both[0][0], of_batch[0][0], of_single[0][0])}
+    assert prints[of_batch[0][0]] == prints[of_single[0][0]] != prints[both[0][0]]
