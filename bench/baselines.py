@@ -94,7 +94,7 @@ def volume_to_mesh(occupancy: Tensor, level: float, when_empty: str) -> Mesh:
     padded = np.pad(occupancy.double().numpy(), 1)
     vertices, faces, _, _ = marching_cubes(padded, level)
     world = (torch.from_numpy(vertices.copy()).float().flip(-1) - 0.5) * 2 / resolution - 1
-    return Mesh(world, torch.from_numpy(faces.astype(np.int64)).flip(-1))
+    return Mesh(world, torch.from_numpy(faces.astype(np.int64)))
 
 
 def visible_colors(mesh: Mesh, images: Tensor, masks: Tensor, cameras: Cameras, *, tolerance: float) -> Tensor:

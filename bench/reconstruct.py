@@ -21,9 +21,7 @@ from .scenes import Views
 
 def load_lrm(path: Path | None) -> LRM:
     """The bundled mini reconstruction model, another file of its kind, or a published checkpoint."""
-    if path is None or path.suffix == ".safetensors":
-        return mini_models.load_lrm(path or mini_models.LRM_FILE)
-    return adapters.load_lrm(path)
+    return adapters.load_lrm(path or mini_models.LRM_FILE)
 
 
 def load_view_model(path: Path | None, white_unet: Path | None = None) -> ViewModel:

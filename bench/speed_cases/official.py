@@ -38,7 +38,9 @@ def open_checkout(folder: Path) -> None:
     for name in missing:
         sys.modules[name] = types.ModuleType(name)
     if "nvdiffrast" in missing:
-        sys.modules["nvdiffrast.torch"] = types.ModuleType("nvdiffrast.torch")
+        rasteriser: Any = types.ModuleType("nvdiffrast.torch")
+        rasteriser.RasterizeCudaContext = lambda **_: None
+        sys.modules["nvdiffrast.torch"] = rasteriser
     sys.path.insert(0, str(folder))
 
 
