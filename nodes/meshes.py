@@ -73,7 +73,7 @@ class LatheSimplifyMesh(io.ComfyNode):
             search_aliases=["decimate", "reduce faces", "low poly", "polygon count"],
             inputs=[
                 sockets.mesh_input("mesh", tooltip="The mesh to simplify. A texture turns into vertex colours: bake a new one afterwards."),
-                widget(io.Int, "faces", default=20000, min=4, max=5_000_000, step=100, tooltip="How many triangles to keep, about."),
+                widget(io.Int, "faces", default=20000, min=100, max=5_000_000, step=100, tooltip="How many triangles to keep, about."),
             ],
             outputs=[sockets.MESH.Output(display_name="mesh", tooltip="The simpler mesh; one with fewer faces stays as it is.")],
         )
