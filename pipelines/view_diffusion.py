@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from .data.progress import Tick, no_tick
+from .foreground import key_plain_background
 from .nets.attention import Attention, torch_attention
 from .nets.reference_attention import ReferenceUNet
 
@@ -68,6 +70,24 @@ class ViewConditioner(Protocol):
 
     def no_tokens(self, image: Tensor) -> Tensor:
         """The tokens that stand for no picture, (1, L, D)."""
+        ...
+
+    def activation_bytes(self) -> dict[str, int]:
+        """Working memory of each of its networks."""
+        ...
+
+
+class ViewGuide(Protocol):
+    """A first guess at the views, as channels the denoiser gets beside the noised latents."""
+
+    channels: int
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Its networks by name; they run inside `use(name)`."""
+        ...
+
+    def __call__(self, image: Tensor, mask: Tensor) -> Tensor:
+        """(3, S, S) in [0, 1] on the model's background and (1, S, S), 1 = object -> (1, channels, h, w) of the grid."""
         ...
 
     def activation_bytes(self) -> dict[str, int]:
@@ -141,6 +161,7 @@ class ViewModel:
         reference_is_noised: whether the reference latents get the timestep's noise (published) or stay clean.
         background: colour the model expects behind the object and paints behind its views.
         steps, guidance: defaults of sampling.
+        guide: a first guess at the views; None in the published models.
     """
 
     unet: nn.Module
@@ -155,10 +176,12 @@ class ViewModel:
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
     steps: int = 28
     guidance: float = 4.0
+    guide: ViewGuide | None = None
 
     def modules(self) -> dict[str, nn.Module]:
         """Every network by name, for the host's memory management."""
-        return {**self.conditioner.modules(), **self.codec.modules(), "unet": self.unet}
+        guide = {} if self.guide is None else self.guide.modules()
+        return {**self.conditioner.modules(), **guide, **self.codec.modules(), "unet": self.unet}
 
     @property
     def n_views(self) -> int:
@@ -178,10 +201,12 @@ class Condition:
     Attributes:
         reference: (1 or 2, channels, h, w) clean latents.
         tokens: (1 or 2, L, D).
+        guide: (1, channels, h, w) of the grid, the same for both rows; None where the model has no guide.
     """
 
     reference: Tensor
     tokens: Tensor
+    guide: Tensor | None = None
 
 
 def views_from_grid(grid: Tensor, rows: int, columns: int) -> Tensor:
@@ -204,7 +229,8 @@ def memory_required(model: ViewModel) -> dict[str, int]:
     weight = next(model.unet.parameters())
     # 30 maps of the first level: the skip connections of the whole network and one block's work.
     unet = 30 * cells * int(model.unet.config.block_out_channels[0]) * weight.dtype.itemsize  # type: ignore[union-attr, index]
-    needs = {**model.conditioner.activation_bytes(), **model.codec.activation_bytes(height, width), "unet": unet}
+    guide = {} if model.guide is None else model.guide.activation_bytes()
+    needs = {**model.conditioner.activation_bytes(), **guide, **model.codec.activation_bytes(height, width), "unet": unet}
     return {name: need * 3 // 2 for name, need in needs.items()}
 
 
@@ -271,7 +297,8 @@ def generate_views(
     total = len(images) * steps
     with torch.no_grad():
         tick(0, total)
-        conditions = encode(model, images.to(device), generators, guided=guidance != 1, use=use)
+        masks = None if mask is None else mask.float().reshape(-1, 1, *mask.shape[-2:])
+        conditions = encode(model, images.to(device), generators, masks, guided=guidance != 1, use=use)
         latents = []
         with use("unet"):
             for b, condition in enumerate(conditions):
@@ -313,7 +340,13 @@ def _checked_images(image: Tensor, mask: Tensor | None, background: tuple[float,
 
 
 def encode(
-    model: ViewModel, images: Tensor, generators: Sequence[torch.Generator], *, guided: bool, use: Use = in_place
+    model: ViewModel,
+    images: Tensor,
+    generators: Sequence[torch.Generator],
+    masks: Tensor | None = None,
+    *,
+    guided: bool,
+    use: Use = in_place,
 ) -> list[Condition]:
     """The conditions of (B, 3, S, S) pictures in [0, 1], one an asset. Draws from each generator: the reference, then the empty one."""
     # Copies of one layout: the kernels' rounding depends on strides and alignment, and a batch shall equal single runs.
@@ -328,7 +361,13 @@ def encode(
         for one, generator in zip(pictures, generators, strict=True):
             given = model.codec.encode_reference(one, generator)
             references.append(torch.cat([model.codec.encode_no_reference(one, generator), given]) if guided else given)
-    return [Condition(reference, token) for reference, token in zip(references, tokens, strict=True)]
+    guides: list[Tensor | None] = [None] * len(pictures)
+    if model.guide is not None:
+        if masks is None:
+            masks = torch.stack([key_plain_background(one.cpu())[None] for one in images])
+        with _using(use, list(model.guide.modules())):
+            guides = [model.guide(one[0], mask) for one, mask in zip(pictures, masks.to(images.device), strict=True)]
+    return [Condition(*parts) for parts in zip(references, tokens, guides, strict=True)]
 
 
 def denoise(
@@ -363,7 +402,12 @@ def denoise(
         reference = condition.reference
         if model.reference_is_noised:
             reference = signal * reference + noise * torch.randn(reference.shape, generator=generator).to(device)
-        inputs = (x.to(dtype) for x in (noised.expand(copies, -1, -1, -1), condition.tokens, reference))
+        if condition.guide is not None:
+            noised_and_guide = torch.cat([noised, condition.guide], dim=1)
+            reference = pad(reference, (0, 0, 0, 0, 0, condition.guide.shape[1]))
+        else:
+            noised_and_guide = noised
+        inputs = (x.to(dtype) for x in (noised_and_guide.expand(copies, -1, -1, -1), condition.tokens, reference))
         sample, tokens, reference = inputs
         prediction = network(sample, t.to(device), tokens, reference).float()
         if copies == 2:

@@ -1,6 +1,6 @@
 """Writes the averaged weights of a finished run as a bundled mini model: half precision, settings in the file's header.
 
-    python training/export_mini.py views --run DIR [--steps 8]
+    python training/export_mini.py views --run DIR --relief DIR [--steps 8]
     python training/export_mini.py lrm --run DIR [--stage mesh] [--out FILE]
 """
 
@@ -33,18 +33,28 @@ def write(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> Non
     print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, {sum(v.numel() for v in halved.values()) / 1e6:.2f} M numbers")
 
 
+def averaged(run: Path) -> dict[str, Tensor]:
+    """The averaged weights of a run."""
+    state: dict[str, Tensor] = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)["ema"]
+    return state
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=("views", "lrm"))
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--relief", type=Path, help="views: folder of the run of train_relief.py")
     parser.add_argument("--steps", type=int, default=8, help="views: the sampler's default number of steps")
     parser.add_argument("--stage", choices=("nerf", "mesh"), default="mesh", help="lrm: the stage the run trained")
     parser.add_argument("--no-point-input", action="store_true", help="lrm: the run was the ablation")
     parser.add_argument("--out", type=Path, help="where to write; the bundled file by default")
     args = parser.parse_args()
-    state: dict[str, Tensor] = torch.load(args.run / "checkpoint.pt", map_location="cpu", weights_only=True)["ema"]
+    state = averaged(args.run)
     if args.model == "views":
+        if args.relief is None:
+            parser.error("views needs --relief")
         renamed = {name.replace("denoiser.unet.", "unet.", 1): value for name, value in state.items()}
+        renamed.update({f"relief.{name}": value for name, value in averaged(args.relief).items()})
         config: dict[str, Any] = {
             "kind": "views", "unet": UNET, "patch": PATCH, "view_size": 64, "camera_preset": "zero123plus_v1.2",
             "steps": args.steps, "guidance": 1.0,

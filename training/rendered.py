@@ -15,6 +15,10 @@ AZIMUTHS = 12
 IMAGINED = ("imagined_steps.npy", "imagined_rgba.npy")
 """What `imagine_views.py` adds: (N, 4) steps of the queries, (N, 4, 6, S, S, 4) uint8 views, colour on white, and mask."""
 QUERIES_IMAGINED = 4
+GUIDES = ("guide_steps.npy", "guide_rgba.npy")
+"""What `guide_views.py` adds: (N, 6) steps of the queries, (N, 6, 2, 6, S, S, 4) uint8 splatted views, the second of the
+two those of the mirror image."""
+QUERIES_GUIDED = 6
 
 
 class RenderedObjects:

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from ..cameras import preset_cameras
 from ..lrm import LRM
 from ..nets.mini_lrm import MiniLRM
+from ..nets.mini_relief import ReliefNet
 from ..nets.mini_views import PatchCodec, QueryEncoder
+from ..nets.relief_guide import ReliefGuide
 from ..view_diffusion import ViewModel
 from .readers import read_metadata, read_state_dict
 
@@ -45,7 +48,8 @@ class MiniCodec:
 
     def preview(self, latents: Tensor) -> Tensor:
         """(1, channels, h, w) -> (H, W, 3) in [0, 1]."""
-        return self.codec.decode(latents)[0].permute(1, 2, 0)
+        # the sampler previews while only the denoiser is sure to be on the device
+        return self.codec.to(latents.device).decode(latents)[0].permute(1, 2, 0)
 
     def activation_bytes(self, height: int, width: int) -> dict[str, int]:
         """A few copies of the picture."""
@@ -98,9 +102,10 @@ def load_views(path: Path = VIEWS) -> ViewModel:
     from diffusers import UNet2DConditionModel
 
     config = read_config(path, "views")
-    codec = PatchCodec(config["patch"], config["unet"]["in_channels"])
+    codec = PatchCodec(config["patch"], config["unet"]["out_channels"])
     encoder = QueryEncoder(config["unet"]["cross_attention_dim"], config["view_size"])
-    parts = {"unet": UNet2DConditionModel(**config["unet"]), "query_encoder": encoder, "codec": codec}
+    relief = ReliefNet()
+    parts = {"unet": UNet2DConditionModel(**config["unet"]), "query_encoder": encoder, "codec": codec, "relief": relief}
     _fill(parts, read_state_dict(path), path)
     return ViewModel(
         unet=parts["unet"],
@@ -111,6 +116,7 @@ def load_views(path: Path = VIEWS) -> ViewModel:
         reference_is_noised=False,
         steps=config["steps"],
         guidance=config["guidance"],
+        guide=ReliefGuide(relief, codec, preset_cameras(config["camera_preset"]), config["view_size"]),
     )
 
 
