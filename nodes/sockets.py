@@ -56,7 +56,7 @@ def schema(**fields: Any) -> io.Schema:
 
 @cache
 def _parameters(kind: type) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.__init__).parameters)
+    return frozenset(inspect.signature(kind).parameters)
 
 
 def widget(kind: Any, id: str, **options: Any) -> Any:
@@ -218,7 +218,7 @@ def from_core_mesh(core: Any) -> list[Mesh]:
 
     Where the core gave no counts, faces whose corners are one and the same vertex are padding.
     """
-    extras = {name: getattr(core, name, None) for name in _MESH_EXTRAS}
+    extras: dict[str, Any] = {name: getattr(core, name, None) for name in _MESH_EXTRAS}
     vertices = core.vertices if core.vertices.ndim == 3 else core.vertices[None]
     faces = core.faces if core.faces.ndim == 3 else core.faces[None]
     meshes = []
