@@ -43,7 +43,7 @@ class ReliefGuide:
             image = interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
             mask = interpolate(mask[None], size, mode="bilinear", antialias=True)[0]
         seen = self.net(image[None], mask[None])
-        points, colors = solid_points(image, mask, seen.front[0], seen.back[0], seen.back_color[0], float(seen.elevation[0]))
+        points, colors = solid_points(image, mask, seen.front[0], seen.back[0], seen.back_color[0], float(seen.elevation[0].detach()))
         if mirrored:
             points = points * points.new_tensor([-1.0, 1, 1])
         return splat_points(points, colors, self.cameras.c2w.to(points), self.cameras.K.to(points), self.view_size)
