@@ -70,7 +70,8 @@ class Run:
     def files(self, suffix: str = "") -> list[dict[str, str]]:
         """The files all output nodes wrote, in order, those with this suffix."""
         entries = [e for ui in self.outputs.values() for rows in ui.values() if isinstance(rows, list) for e in rows]
-        return [e for e in entries if isinstance(e, dict) and str(e.get("filename", "")).endswith(suffix)]
+        found = [e for e in entries if isinstance(e, dict) and e.get("filename")]
+        return [e for e in found if str(e["filename"]).endswith(suffix)]
 
 
 class Socket:

@@ -8,8 +8,16 @@ from comfy_server import Run, Server
 from PIL import Image
 from shared_server import Graph, load_prompt
 
-# Long nodes and a workflow they are in: each is cancelled at its first sign of progress.
-LONG: list[tuple[str, str]] = []
+# Long nodes, a workflow they are in, and a changed widget that makes them run anew: each is cancelled at its first sign of progress.
+LONG: list[tuple[str, str, dict]] = [
+    ("image_to_mesh", "LatheGenerateViews", {"seed": 77, "steps": 60}),
+    ("image_to_mesh", "LatheReconstruct", {}),
+    ("image_to_mesh", "LatheFieldToMesh", {"resolution": 96}),
+    ("image_to_mesh", "LatheUnwrapMesh", {"texture_size": "4096"}),
+    ("image_to_mesh", "LatheBakeFieldTexture", {"size": "4096"}),
+    ("image_to_mesh", "LatheRenderViews", {"width": 768}),
+    ("views_upscaled_by_core_then_baked", "LatheBakeViewsTexture", {"size": "4096"}),
+]
 
 
 def slow(steps: int, seed: int) -> dict:
@@ -50,13 +58,14 @@ def test_cancel_ends_a_tick_loop_at_once(comfy: Server):
     assert comfy.run(slow(steps=3, seed=3)).status == "success"
 
 
-@pytest.mark.parametrize(("workflow", "node_class"), LONG)
-def test_cancel_in_a_long_node(comfy: Server, workflow: str, node_class: str):
+@pytest.mark.parametrize(("workflow", "node_class", "change"), LONG, ids=[row[1] for row in LONG])
+def test_cancel_in_a_long_node(comfy: Server, workflow: str, node_class: str, change: dict):
     prompt = load_prompt(workflow)
-    for node in prompt.values():  # nothing of this run may come from the cache
-        for key in ("seed", "noise_seed"):
-            if isinstance(node["inputs"].get(key), int):
-                node["inputs"][key] += 1_000_003
     (id,) = (i for i, node in prompt.items() if node["class_type"] == node_class)
+    assert set(change) <= set(prompt[id]["inputs"])
+    if not change:  # nothing of its own to change: what comes before it changes
+        (views,) = (node for node in prompt.values() if node["class_type"] == "LatheGenerateViews")
+        views["inputs"]["seed"] = 78
+    prompt[id]["inputs"].update(change)
     run, seconds = cancel_in(comfy, prompt, id)
     assert run.status == "interrupted" and seconds < 10

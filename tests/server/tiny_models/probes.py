@@ -41,6 +41,8 @@ def fingerprint(value, into=None) -> str:
         into.update(repr(value).encode())
     elif type(value).__name__ in ("MESH", "VOXEL", "SPLAT"):
         fingerprint(vars(value), into)
+    elif hasattr(value, "nets"):  # several networks: a view model
+        fingerprint(value.nets, into)
     elif hasattr(value, "patcher"):  # a network: its weights are read through the patcher's module
         fingerprint(value.patcher.model, into)
     else:
