@@ -181,7 +181,7 @@ class LatheCamerasToLoad3D(io.ComfyNode):
         bounds = _bounds(mesh)
         frame = viewer_camera.choose_frame(newer_viewer=newer, bounds=bounds)
         centre = None if bounds is None else (bounds[0] + bounds[1]) / 2
-        return io.NodeOutput(viewer_camera.to_load3d(cameras.of_asset(0), view, frame, centre))
+        return io.NodeOutput(viewer_camera.to_load3d(cameras.of_asset(0), view, frame, centre, newer_viewer=newer))
 
 
 class LatheLoadCameras(io.ComfyNode):

@@ -123,8 +123,13 @@ def from_load3d(info: Mapping[str, Any], frame: ViewerFrame, aspect: float = 1.0
     return Cameras(c2w[None].float(), K, ("viewer",))
 
 
-def to_load3d(cameras: Cameras, view: int, frame: ViewerFrame, centre: Tensor | None = None) -> dict[str, Any]:
-    """One view of (V, 4, 4) cameras as a LOAD3D_CAMERA dict with the keys of old and new viewers.
+def to_load3d(
+    cameras: Cameras, view: int, frame: ViewerFrame, centre: Tensor | None = None, *, newer_viewer: bool = True
+) -> dict[str, Any]:
+    """One view of (V, 4, 4) cameras as a LOAD3D_CAMERA dict.
+
+    For an old viewer it has the four keys such a viewer writes itself, so that readers who tell viewers apart by their keys
+    (as `Cameras From 3D Viewer` does) take it for what it is.
 
     The viewer orbits around `target`, which is set to the point of the optical axis nearest to `centre` (world; the origin
     where None). A viewer holds +Y up, so roll shows only where the reader takes `quaternion`.
@@ -141,11 +146,15 @@ def to_load3d(cameras: Cameras, view: int, frame: ViewerFrame, centre: Tensor | 
     forward = -rotation[:, 2]
     ahead = float((middle - eye) @ forward)
     distance = ahead if ahead > 1e-6 else max(float((middle - eye).norm()), 1.0)
-    return {
+    info: dict[str, Any] = {
         "position": _dict(eye),
         "target": _dict(eye + distance * forward),
         "zoom": float(K[1]) / camera_math.focal_from_fov(VIEWER_FOV),
         "cameraType": "perspective",
+    }
+    if not newer_viewer:
+        return info
+    return info | {
         "quaternion": _quaternion(rotation),
         "fov": VIEWER_FOV,
         "aspect": float(K[1] / K[0]),

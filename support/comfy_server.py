@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FLAGS = ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+FLAGS = ["--disable-auto-launch", "--database-url", "sqlite:///:memory:"]
 ENDINGS = {"execution_success": "success", "execution_error": "error", "execution_interrupted": "interrupted"}
 
 

@@ -49,7 +49,7 @@ def shared_server() -> Server:
     (base / "input").mkdir()
     for picture in (WORKFLOWS / "inputs").glob("*.*"):
         shutil.copy(picture, base / "input")
-    flags = [] if torch.cuda.is_available() else ["--cpu"]
+    flags = ["--disable-api-nodes"] + ([] if torch.cuda.is_available() else ["--cpu"])
     server = Server(sys.executable, tree, base, ARTIFACTS / "server.log", flags)
     atexit.register(server.stop)
     server.wait_until_up()

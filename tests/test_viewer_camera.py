@@ -42,8 +42,8 @@ def test_what_the_viewer_draws_is_what_the_camera_sees(frame):
     cameras = sets.orbit_cameras(5, elevation=20, radius=4.0, fov=30)
     point = torch.tensor([[0.2, 0.5, -0.1]])
     for view in range(5):
-        info = viewer.to_load3d(cameras, view, frame)
-        old = {key: info[key] for key in ("position", "target", "zoom", "cameraType")}
+        old = viewer.to_load3d(cameras, view, frame, newer_viewer=False)
+        assert set(old) == {"position", "target", "zoom", "cameraType"}
         eye = torch.tensor([[old["position"][k] for k in "xyz"]])
         target = torch.tensor([old["target"][k] for k in "xyz"])
         c2w = camera_math.look_at(eye, target)
