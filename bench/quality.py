@@ -4,7 +4,7 @@
     python bench/quality.py --stage image_to_mesh   one picture in, a mesh out
     python bench/quality.py --stage views           one picture in, six views out (--views DIR for the retrieval baseline)
 
-Runs on the 8 bench objects, which the repository holds. The last line is JSON.
+Runs on the 8 bench objects, which the repository holds; a picture that goes in has 320 px. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ def mesh_stage(arguments: argparse.Namespace) -> dict[str, Any]:
     """`--stage lrm` and `--stage image_to_mesh`."""
     lrm = reconstruct.load_lrm(arguments.lrm)
     view_model = None if arguments.stage == "lrm" else reconstruct.load_view_model(arguments.view_model, arguments.white_unet)
-    size = lrm.view_size if view_model is None else max(view_model.view_size, 64)
     mean_shape = baselines.mean_shape_mesh()
     rows: dict[str, list[Row]] = {}
     failures: list[str] = []
@@ -59,12 +58,13 @@ def mesh_stage(arguments: argparse.Namespace) -> dict[str, Any]:
     surfaces: list[torch.Tensor] = []
     keys = scenes.chosen_keys(arguments)
     for key in keys:
-        scene = scenes.load_scene(arguments, key, size)
+        scene = scenes.load_scene(arguments, key, lrm.view_size)
 
         def ours(scene: scenes.Scene = scene) -> Mesh:
             if view_model is None:
                 return reconstruct.views_to_mesh(lrm, scene.six)
-            return reconstruct.image_to_mesh(view_model, lrm, scene.query, arguments.seed, arguments.steps)
+            elevation = scene.query_elevation if arguments.elevation is None else arguments.elevation
+            return reconstruct.image_to_mesh(view_model, lrm, scene.query, seed=arguments.seed, elevation=elevation, steps=arguments.steps)
 
         query = scene.query
         makers: dict[str, Callable[[], Mesh]] = {
@@ -108,7 +108,7 @@ def views_stage(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds: list[float] = []
     keys = scenes.chosen_keys(arguments)
     for key in keys:
-        scene = scenes.load_scene(arguments, key, max(model.view_size, 64))
+        scene = scenes.load_scene(arguments, key, model.view_size)
         start = time.monotonic()
         made = {"ours": reconstruct.imagine(model, scene.query, arguments.seed, arguments.steps)}
         seconds.append(time.monotonic() - start)
@@ -185,6 +185,7 @@ def main() -> None:
     parser.add_argument("--white-unet", type=Path, help="InstantMesh's white-background U-Net for a published folder")
     parser.add_argument("--views", type=Path, help="the rendered training split, for the retrieval baseline")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--elevation", type=float, help="of the picture in degrees, as a user guesses it; by default the true one")
     parser.add_argument("--steps", type=int, help="sampling steps; the model's own by default")
     parser.add_argument("--pictures", type=Path, help="writes a sheet for each object there: truth, ours, baselines")
     common.add_object_arguments(parser)

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from ..pipelines import foreground
-from ..pipelines.cameras import preset_cameras
+from ..pipelines.cameras import join_cameras, preset_cameras
 from ..pipelines.data.field import Field
 from ..pipelines.data.mesh import Mesh
 from ..pipelines.lrm import LRM, reconstruct
-from ..pipelines.meshing import field_to_mesh
+from ..pipelines.meshing import clean, field_to_mesh
+from ..pipelines.nets.mini_lrm import MiniLRM
+from ..pipelines.picture_camera import place_picture
 from ..pipelines.view_diffusion import ViewModel, generate_views
 from ..pipelines.weights import adapters, mini_models
 from ..pipelines.weights.zero123plus import load_zero123plus
@@ -37,14 +40,13 @@ def views_to_field(lrm: LRM, views: Views) -> Field:
 
 
 def views_to_mesh(lrm: LRM, views: Views) -> Mesh:
-    """Posed views with their masks to a mesh with vertex colours."""
-    return field_to_mesh(views_to_field(lrm, views))
+    """Posed views with their masks to a clean mesh with vertex colours."""
+    return clean(field_to_mesh(views_to_field(lrm, views)))
 
 
 def prepared(model: ViewModel, query: Views) -> tuple[Tensor, Tensor]:
     """The query as Prepare Image leaves it: centred, at the published foreground ratio, on the model's background."""
-    size = max(model.view_size, query.images.shape[-1])
-    return foreground.prepare(query.images[0], query.masks[0], size=size, background=model.background)
+    return foreground.prepare(query.images[0], query.masks[0], size=query.images.shape[-1], background=model.background)
 
 
 def imagine(model: ViewModel, query: Views, seed: int, steps: int | None = None) -> Tensor:
@@ -58,9 +60,27 @@ def posed_views(model: ViewModel, images: Tensor) -> Views:
     return Views(images, foreground.mask_views(images, "plain_background"), preset_cameras(model.camera_preset))
 
 
-def image_to_mesh(model: ViewModel, lrm: LRM, query: Views, seed: int, steps: int | None = None) -> Mesh:
-    """One picture to a mesh in the frame whose front the picture shows."""
-    return views_to_mesh(lrm, posed_views(model, imagine(model, query, seed, steps)))
+def with_picture(model: ViewModel, views: Views, query: Views, elevation: float) -> Views:
+    """The imagined views and, last, the picture itself, seen from `elevation` degrees (Add Picture To Views)."""
+    image, mask = prepared(model, query)
+    camera = place_picture(mask, views.masks, views.cameras, elevation=elevation)
+    size = image.shape[1:]
+    images, masks = (
+        torch.cat([interpolate(before, size, mode="bicubic", antialias=True).clamp(0, 1), one[None]])
+        for before, one in ((views.images, image), (views.masks, mask))
+    )
+    return Views(images, masks, join_cameras(views.cameras, camera))
+
+
+def image_to_mesh(model: ViewModel, lrm: LRM, query: Views, *, seed: int, elevation: float, steps: int | None = None) -> Mesh:
+    """One picture to a mesh in the frame whose front the picture shows.
+
+    The mini reconstruction model also gets the picture, taken to be seen from `elevation`; the published ones know six views only.
+    """
+    views = posed_views(model, imagine(model, query, seed, steps))
+    if isinstance(lrm.net, MiniLRM):
+        views = with_picture(model, views, query, elevation)
+    return views_to_mesh(lrm, views)
 
 
 def nothing() -> Mesh:

@@ -19,7 +19,7 @@ from ..pipelines.data.cameras import Cameras
 from ..pipelines.data.mesh import Mesh
 from ..pipelines.meshing import fit_to_cube
 
-ORBIT_SIZE = 128
+QUERY_SIZE, ORBIT_SIZE = 320, 128
 SURFACE_POINTS = 16_000
 SIX_VIEWS, ORBIT = "zero123plus_v1.2", "instantmesh_orbit"
 QUERY_VIEW = 32  # of the data set's cameras: azimuth 0, an elevation in -10..40 that depends on the object's name alone
@@ -59,6 +59,12 @@ class Scene:
     six: Views
     orbit: Views
 
+    @property
+    def query_elevation(self) -> float:
+        """Degrees above the horizon from which the query is seen."""
+        eye = self.query.cameras.c2w[0, :3, 3]
+        return float(torch.rad2deg(torch.asin(eye[1] / eye.norm())))
+
 
 def chosen_keys(arguments: argparse.Namespace) -> list[str]:
     """Names of the objects that `common.add_object_arguments` selected: bench objects, all test objects, or files."""
@@ -73,11 +79,11 @@ def chosen_keys(arguments: argparse.Namespace) -> list[str]:
 
 
 def load_scene(arguments: argparse.Namespace, key: str, size: int) -> Scene:
-    """The scene of one object; `size` is the side in pixels of its query and six views."""
+    """The scene of one object; `size` is the side in pixels of its six views."""
     from ..training.render_dataset import dataset_cameras
 
     cameras = [dataset_cameras(key).select([QUERY_VIEW]), preset_cameras(SIX_VIEWS), preset_cameras(ORBIT)]
-    sizes = [size, size, ORBIT_SIZE]
+    sizes = [QUERY_SIZE, size, ORBIT_SIZE]
     if arguments.meshes is not None:
         mesh = fit_to_cube(_load_mesh(Path(key)))
         views = [_render_own(mesh, c, s) for c, s in zip(cameras, sizes, strict=True)]

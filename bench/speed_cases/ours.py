@@ -123,7 +123,7 @@ def image_to_mesh_inputs() -> tuple[Any, LRM, Any]:
     from .. import common, reconstruct, scenes
 
     arguments = argparse.Namespace(objects=common.BENCH_OBJECTS, meshes=None, all=False)
-    scene = scenes.load_scene(arguments, scenes.chosen_keys(arguments)[0], 256)
+    scene = scenes.load_scene(arguments, scenes.chosen_keys(arguments)[0], 64)
     return reconstruct.load_view_model(None), reconstruct.load_lrm(None), scene.query
 
 
@@ -139,7 +139,9 @@ def image_to_mesh_ours() -> Timed:
         clock = Clock()
         images = reconstruct.imagine(view_model, query, seed=0)
         clock.lap("views")
-        field = reconstruct.views_to_field(lrm, reconstruct.posed_views(view_model, images))
+        views = reconstruct.with_picture(view_model, reconstruct.posed_views(view_model, images), query, elevation=15.0)
+        clock.lap("masks, picture's camera")
+        field = reconstruct.views_to_field(lrm, views)
         clock.lap("reconstruction")
         mesh = field_to_mesh(field)
         clock.lap("mesh")

@@ -99,7 +99,7 @@ def test_scene_of_a_bench_object():
     assert len(keys) == 8
     scene = scenes.load_scene(arguments, "scopia/vase3", 64)
     assert scene.surface.shape == (16_000, 3) and 0.85 < float(scene.surface.norm(dim=1).max()) <= 0.951
-    assert scene.query.images.shape == (1, 3, 64, 64) and scene.six.images.shape == (6, 3, 64, 64)
+    assert scene.query.images.shape == (1, 3, 320, 320) and scene.six.images.shape == (6, 3, 64, 64)
     assert scene.orbit.images.shape == (21, 3, 128, 128)
     elevation = torch.rad2deg(torch.asin(scene.orbit.cameras.c2w[:, 1, 3] / 4))
     assert sorted(elevation.round().int().tolist()) == [-30] * 7 + [0] * 7 + [30] * 7

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lathe.bench import baselines, common, quality, reconstruct, retrieval, scenes
+from lathe.pipelines.rendering import render_mesh
 from lathe.training.objects import load_object
 
 KEY = "scopia/vase3"
@@ -108,3 +109,21 @@ def test_retrieval_finds_its_own_object_and_its_mirror_image(monkeypatch):
     assert key == "b" and torch.equal(views, pictures[1, [5]])
     views, key = search.views(pictures[0, 34].flip(-1))
     assert key == "a" and torch.equal(views, pictures[0, [2, 14]].flip(-1))
+
+
+def test_one_picture_to_a_mesh_joins_the_picture_to_its_views(monkeypatch, scene, truth):
+    """With the true views in the place of the imagined ones: the picture's camera is found, and all seven views agree."""
+    from lathe.pipelines.lrm import LRM
+    from lathe.pipelines.nets.mini_lrm import MiniLRM
+
+    model = SimpleNamespace(view_size=64, background=(1.0, 1.0, 1.0), camera_preset="zero123plus_v1.2")
+    seen = []
+    monkeypatch.setattr(reconstruct, "imagine", lambda *_: scene.six.images)
+    monkeypatch.setattr(reconstruct, "views_to_mesh", lambda lrm, views: seen.append(views) or truth)
+    lrm = LRM(MiniLRM(), "mini")
+    assert reconstruct.image_to_mesh(model, lrm, scene.query, seed=0, elevation=scene.query_elevation) is truth
+    (views,) = seen
+    assert views.images.shape == (7, 3, 320, 320) and views.masks.shape == (7, 1, 320, 320) and views.cameras.n_views == 7
+    torch.testing.assert_close(views.cameras.c2w[6], scene.query.cameras.c2w[0], atol=1e-4, rtol=0)
+    overlap = (render_mesh(truth, views.cameras.select([6]), 320, 320).masks > 0.5) == (views.masks[6:] > 0.5)
+    assert float(overlap.float().mean()) > 0.95
