@@ -146,8 +146,8 @@ class Evaluation:
             inputs, targets = data.targets(0), [24 + item % 8, 24 + (item + 3) % 8]
             images, masks = data.on_white(item, inputs + targets)
             c2w = torch.from_numpy(data.c2w[item, inputs + targets].copy())
-            nothing = torch.zeros_like(masks[6:])
-            sample = Sample(images[:6], masks[:6], posed(c2w[:6]), images[6:], masks[6:], nothing, nothing, posed(c2w[6:]), 1.0)
+            depth, normal = torch.zeros_like(masks[6:]), torch.zeros_like(images[6:])  # not judged
+            sample = Sample(images[:6], masks[:6], posed(c2w[:6]), images[6:], masks[6:], depth, normal, posed(c2w[6:]), 1.0)
             self.samples.append(sample)
 
     @torch.no_grad()
