@@ -128,7 +128,7 @@ def load_cameras(path: Path | str) -> Cameras:
         lenses = [_lens({**tree, **frame}, path) for frame in frames]
     except OSError as error:
         raise ValueError(f"The camera file {path} cannot be read: {error.strerror or error}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"{path.name} is not a transforms.json: {type(error).__name__}: {error}.") from error
     if not frames:
         raise ValueError(f"{path.name} holds no frames.")
@@ -190,7 +190,7 @@ def load_field(path: Path | str) -> Field:
     """
     from safetensors import SafetensorError, safe_open
 
-    from .nets.triplane_field import FORMAT, TriplaneField
+    from .nets import projected_field, triplane_field
 
     path = Path(path)
     if not path.is_file():
@@ -201,6 +201,8 @@ def load_field(path: Path | str) -> Field:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path.name} cannot be read as a field, it may be cut short or damaged: {error}") from error
-    if settings.get("format") != FORMAT:
-        raise ValueError(f"{path.name} holds no field: its format is {settings.get('format')!r}, expected {FORMAT!r}.")
-    return TriplaneField.from_state(tensors, settings)
+    kinds: dict[str, Any] = {triplane_field.FORMAT: triplane_field.TriplaneField, projected_field.FORMAT: projected_field.ProjectedField}
+    name = settings.get("format") if isinstance(settings, dict) else None
+    if name not in kinds:
+        raise ValueError(f"{path.name} holds no field: its format is {name!r}, expected one of {', '.join(kinds)}.")
+    return kinds[name].from_state(tensors, settings)

@@ -11,6 +11,8 @@ from lathe.pipelines import files, mesh_files
 from lathe.pipelines.cameras import posed_cameras, preset_cameras
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
+from lathe.pipelines.nets.mini_heads import PointHeads, PosedViews
+from lathe.pipelines.nets.projected_field import ProjectedField
 from lathe.pipelines.nets.triplane_field import TriplaneField
 from lathe.pipelines.nets.triplane_lrm import Decoder
 
@@ -271,6 +273,18 @@ def test_broken_camera_files_are_refused_in_words(tmp_path):
 def test_fields_come_back_equal(tmp_path, kind):
     torch.manual_seed(0)
     field = TriplaneField(torch.randn(3, 8, 16, 16), Decoder(kind, 8, 32).requires_grad_(False), grid_res=16)
+    files.save_field(field, tmp_path / "f.safetensors")
+    again = files.load_field(tmp_path / "f.safetensors")
+    points = torch.rand(100, 3) * 2 - 1
+    assert torch.equal(again.geometry(points), field.geometry(points)) and torch.equal(again.color(points), field.color(points))
+    assert again.kind == field.kind and again.level == field.level and again.bound == field.bound
+
+
+def test_fields_of_the_mini_model_come_back_equal(tmp_path):
+    torch.manual_seed(0)
+    cameras = preset_cameras("zero123plus_v1.2")
+    views = PosedViews(torch.rand(6, 4, 16, 16), cameras.c2w, cameras.K)
+    field = ProjectedField(torch.randn(3, 8, 16, 16), PointHeads(8, 16, True).requires_grad_(False), views, grid_res=8, grid_scale=2.1)
     files.save_field(field, tmp_path / "f.safetensors")
     again = files.load_field(tmp_path / "f.safetensors")
     points = torch.rand(100, 3) * 2 - 1
