@@ -21,11 +21,10 @@ from .ops.sampling import sample_texture
 from .ops.texture_bake import SeenDepth, Texels, fill_gaps, look_up, nearest_colors, seen_depth, texels
 
 SMALLEST, LARGEST = 16, 8192
+GAPS_AT_ONCE = 1 << 16  # the search takes about a second for so many
 
 
-def bake_from_field(
-    mesh: Mesh, field: Field, size: int = 1024, *, device: torch.device | str = "cpu", tick: Tick = no_tick
-) -> Mesh:
+def bake_from_field(mesh: Mesh, field: Field, size: int = 1024, *, device: torch.device | str = "cpu", tick: Tick = no_tick) -> Mesh:
     """The mesh with a texture of `size` x `size` that holds the field's colour at each texel's place on the surface.
 
     A mesh without uvs is unwrapped first. Texels outside the charts take the nearest colour. Vertex colours, which would multiply
@@ -94,7 +93,7 @@ def bake_from_views(
     mesh = _unwrapped(mesh, size, tick)
     assert mesh.uvs is not None
     extent = float((mesh.vertices.max(0).values - mesh.vertices.min(0).values).norm())
-    bake = _ViewBake(mesh, images.float(), masks, cameras, weights, sharpness, extent)
+    bake = _ViewBake(mesh, images.float(), masks, cameras, weights, sharpness, extent, tick)
     keep_old = fill == "existing" and (mesh.texture is not None or mesh.vertex_colors is not None)
 
     color, total = torch.zeros(size * size, 3), torch.zeros(size * size)
@@ -110,7 +109,7 @@ def bake_from_views(
     if not seen.any():
         raise ValueError("Texturing: no picture sees the mesh; check that cameras and images belong together and masks are not empty.")
     if not keep_old:
-        _spread(mesh, color, seen, size, extent)
+        _spread(mesh, color, seen, size, extent, tick)
     texture = fill_gaps(color.reshape(size, size, 3), inside.reshape(size, size)).clamp(0, 1)
     return Mesh(mesh.vertices, mesh.faces, mesh.uvs, texture), seen.reshape(size, size).float()
 
@@ -119,7 +118,15 @@ class _ViewBake:
     """The pictures, what each camera sees, and their blend at texels."""
 
     def __init__(
-        self, mesh: Mesh, images: Tensor, masks: Tensor | None, cameras: Cameras, weights: list[float], sharpness: float, extent: float
+        self,
+        mesh: Mesh,
+        images: Tensor,
+        masks: Tensor | None,
+        cameras: Cameras,
+        weights: list[float],
+        sharpness: float,
+        extent: float,
+        tick: Tick,
     ) -> None:
         self.mesh, self.images, self.masks, self.cameras = mesh, images, masks, cameras
         self.weights, self.sharpness, self.bias = weights, sharpness, 0.01 * extent
@@ -127,10 +134,11 @@ class _ViewBake:
         self.flat = F.normalize(face_vectors(mesh.vertices, mesh.faces), dim=1)
         pos = F.pad(mesh.vertices, (0, 1), value=1.0) @ camera_math.clip_matrices(cameras.c2w, cameras.K).transpose(1, 2)
         height, width = images.shape[2:]
-        self.seen: list[SeenDepth] = [
-            seen_depth(pos[v], mesh.faces, (height, width), None if masks is None else masks[v], step=0.02 * extent, margin=2.0)
-            for v in range(cameras.n_views)
-        ]
+        self.seen: list[SeenDepth] = []
+        for v in range(cameras.n_views):
+            tick(v, cameras.n_views)
+            mask = None if masks is None else masks[v]
+            self.seen.append(seen_depth(pos[v], mesh.faces, (height, width), mask, step=0.02 * extent, margin=2.0))
 
     def blend(self, part: Texels, tick: Tick) -> tuple[Tensor, Tensor]:
         """Blended colours (T, 3) and their total weights (T,), a few texels at a time."""
@@ -174,7 +182,7 @@ def _old_colors(mesh: Mesh, part: Texels, size: int) -> Tensor:
     return linear_to_srgb(part.read(mesh.vertex_colors, mesh.faces))
 
 
-def _spread(mesh: Mesh, color: Tensor, seen: Tensor, size: int, extent: float) -> None:
+def _spread(mesh: Mesh, color: Tensor, seen: Tensor, size: int, extent: float, tick: Tick) -> None:
     """Writes into `color` the nearest seen colours wherever a texel was not seen.
 
     Nearness counts direction too, so that the front of something thin does not colour its back.
@@ -190,8 +198,12 @@ def _spread(mesh: Mesh, color: Tensor, seen: Tensor, size: int, extent: float) -
         gaps.append((part.index[~known], where[~known]))
     points, colors = (torch.cat(parts) for parts in zip(*sources, strict=True))
     index, wanted = (torch.cat(parts) for parts in zip(*gaps, strict=True))
-    if len(index):
-        color[index] = nearest_colors(points, colors, wanted)
+    done = 0
+    for rows, places in zip(index.split(GAPS_AT_ONCE), wanted.split(GAPS_AT_ONCE), strict=True):
+        if len(rows):
+            tick(done, len(index))
+            color[rows] = nearest_colors(points, colors, places)
+            done += len(rows)
 
 
 def _unwrapped(mesh: Mesh, size: int, tick: Tick) -> Mesh:
