@@ -11,7 +11,7 @@ from torch import Tensor
 from .cameras import count_assets
 from .data.cameras import Cameras
 from .data.field import Field
-from .data.progress import Tick, no_tick
+from .data.progress import Tick, no_tick, part_of
 from .nets.attention import Attention
 from .nets.triplane_lrm import LRMConfig, TriplaneLRM
 
@@ -83,12 +83,8 @@ def reconstruct(
         for asset in range(n_assets):
             rows = slice(asset * cameras.n_views, (asset + 1) * cameras.n_views)
             views, own_masks = _fit(images[rows], None if masks is None else masks[rows], lrm)
-
-            def count(step: int, total: int, preview: Tensor | None = None, asset: int = asset) -> None:
-                tick(asset * total + step, n_assets * total, preview)
-
-            own_cameras = cameras.of_asset(asset)
-            fields.append(lrm.net.field(views, own_masks, own_cameras, dtype=dtype, attention=attention, tick=count))
+            own_tick = part_of(tick, asset, n_assets)
+            fields.append(lrm.net.field(views, own_masks, cameras.of_asset(asset), dtype=dtype, attention=attention, tick=own_tick))
     return fields
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from .data.progress import Tick, no_tick
+from .data.progress import Tick, no_tick, part_of
 from .foreground import key_plain_background
 from .nets.attention import Attention, torch_attention
 from .nets.reference_attention import ReferenceUNet
@@ -294,9 +294,8 @@ def generate_views(
     model.schedule.scheduler(sampler, steps)  # says what is wrong before any network is loaded
     images = _checked_images(image, mask, model.background)
     generators = [torch.Generator().manual_seed(seed + b) for b in range(len(images))]
-    total = len(images) * steps
     with torch.no_grad():
-        tick(0, total)
+        tick(0, len(images) * steps)
         masks = None if mask is None else mask.float().reshape(-1, 1, *mask.shape[-2:])
         conditions = encode(model, images.to(device), generators, masks, guided=guidance != 1, use=use)
         latents = []
@@ -304,21 +303,12 @@ def generate_views(
             for b, condition in enumerate(conditions):
                 one = denoise(
                     model, condition, generators[b], steps=steps, guidance=guidance, sampler=sampler, dtype=dtype,
-                    attention=attention, tick=_later(tick, b * steps, total),
+                    attention=attention, tick=part_of(tick, b, len(images)),
                 )  # fmt: skip
                 latents.append(one)
         with _using(use, list(model.codec.modules())):
             grids = [model.codec.decode_grid(one).cpu() for one in latents]
     return torch.cat([views_from_grid(grid.float(), model.rows, model.columns) for grid in grids])
-
-
-def _later(tick: Tick, done: int, all_steps: int) -> Tick:
-    """The tick of one asset among several, `done` steps into `all_steps`."""
-
-    def shifted(step: int, total: int, preview: Tensor | None = None) -> None:
-        tick(done + step, all_steps, preview)
-
-    return shifted
 
 
 def _checked_images(image: Tensor, mask: Tensor | None, background: tuple[float, float, float]) -> Tensor:
@@ -333,6 +323,8 @@ def _checked_images(image: Tensor, mask: Tensor | None, background: tuple[float,
     masks = mask.float().reshape(-1, 1, *mask.shape[-2:])
     if masks.shape != (len(images), 1, *images.shape[-2:]):
         raise ValueError(f"Generate views: the mask's shape {tuple(mask.shape)} does not fit the picture's {tuple(image.shape)}.")
+    if not torch.isfinite(masks).all():
+        raise ValueError("Generate views: the mask holds NaN or infinite numbers.")
     color = torch.tensor(background).view(3, 1, 1)
     # A picture that already stands on this colour has its soft edge mixed once; a second time would thin it.
     outside = ((images - color).abs().amax(1, keepdim=True) * (masks < 1 / 255)).amax((1, 2, 3), keepdim=True)

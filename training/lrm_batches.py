@@ -64,7 +64,7 @@ def _blurred(images: Tensor, masks: Tensor, coarsest: int, finest: int, generato
 
 
 def _reframed(cameras: Cameras, view: int, zoom: float, centre: Tensor) -> Cameras:
-    """The cameras after one view was given the frame that `train_views.framed` speaks of."""
+    """The cameras after one view was given the frame that `rendered.framed` speaks of."""
     K = cameras.K.clone()
     K[view, :2] /= zoom
     K[view, 2:] = 0.5 + (K[view, 2:] - 0.5 - centre / 2) / zoom
