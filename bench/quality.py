@@ -101,8 +101,10 @@ def mesh_stage(arguments: argparse.Namespace) -> dict[str, Any]:
 def views_stage(arguments: argparse.Namespace) -> dict[str, Any]:
     """`--stage views`: PSNR of the six views at 32 px."""
     model = reconstruct.load_view_model(arguments.view_model, arguments.white_unet)
-    search = retrieval.Retrieval(arguments.views) if arguments.views else None
-    if search is None:
+    searches: dict[str, retrieval.Retrieval] = {}
+    if arguments.views:
+        searches = {"": retrieval.Retrieval(arguments.views), "_prepared": retrieval.Retrieval(arguments.views, prepared=True)}
+    else:
         print("No --views DIR (the rendered training split): the retrieval baseline is left out.")
     rows: dict[str, list[Row]] = {}
     seconds: list[float] = []
@@ -112,9 +114,10 @@ def views_stage(arguments: argparse.Namespace) -> dict[str, Any]:
         start = time.monotonic()
         made = {"ours": reconstruct.imagine(model, scene.query, arguments.seed, arguments.steps)}
         seconds.append(time.monotonic() - start)
-        made["copy"] = retrieval.copies(scene.query.images[0])
-        if search is not None:
-            made["retrieval"], _ = search.views(scene.query.images[0])
+        for name, picture in (("", scene.query.images[0]), ("_prepared", reconstruct.prepared(model, scene.query)[0])):
+            made[f"copy{name}"] = retrieval.copies(picture)
+            if searches:
+                made[f"retrieval{name}"], _ = searches[name].views(picture)
         truth = retrieval.at_size(scene.six.images, VIEWS_SIZE)
         for name, images in made.items():
             score = float(metrics.psnr(retrieval.at_size(images, VIEWS_SIZE), truth).mean())

@@ -1,4 +1,7 @@
-"""The view baselines: the query shown six times, and the six views of the training object whose query looks most like it."""
+"""The view baselines: the query shown six times, and the six views of the training object whose query looks most like it.
+
+A picture as rendered tells the object's true size, which Prepare Image takes away before a model sees it: both baselines exist both ways.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..training.rendered import AZIMUTHS, RenderedObjects
+from ..training.rendered import AZIMUTHS, RenderedObjects, framed
 
 COMPARED_SIZE = 16
+RATIO = 0.85  # of the object in a prepared picture
 
 
 class Retrieval:
-    """The rendered training split, searched by pictures of 16 x 16 pixels (least squared difference), mirrored ones too."""
+    """The rendered training split, searched by pictures of 16 x 16 pixels (least squared difference), mirrored ones too.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: output of training/render_dataset.py.
+        prepared: compare pictures as Prepare Image leaves them; otherwise as rendered.
+    """
+
+    def __init__(self, folder: Path, prepared: bool = False) -> None:
         self.data = RenderedObjects(folder)
-        small = [_small(self.data.on_white(item, self.data.query_views)[0]) for item in range(len(self.data))]
+        small = []
+        for item in range(len(self.data)):
+            images, masks = self.data.on_white(item, self.data.query_views)
+            if prepared:
+                images = torch.stack([framed(image, mask, RATIO)[0] for image, mask in zip(images, masks, strict=True)])
+            small.append(_small(images))
         pictures = torch.stack(small)  # (N, 12, 3, 16, 16)
         self.index = torch.cat([pictures, pictures.flip(-1)], dim=1).flatten(2).flatten(0, 1)
 

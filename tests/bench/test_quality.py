@@ -9,6 +9,7 @@ import torch
 from lathe.bench import baselines, common, quality, reconstruct, retrieval, scenes
 from lathe.pipelines.rendering import render_mesh
 from lathe.training.objects import load_object
+from lathe.training.rendered import framed
 
 KEY = "scopia/vase3"
 ARGUMENTS = argparse.Namespace(objects=common.BENCH_OBJECTS, meshes=None, all=False)
@@ -74,12 +75,13 @@ def test_the_command_for_meshes(monkeypatch, capsys, tmp_path, truth):
 
 
 def test_the_command_for_views(monkeypatch, capsys, scene):
-    model = SimpleNamespace(view_size=64)
+    model = SimpleNamespace(view_size=64, background=(1.0, 1.0, 1.0))
     monkeypatch.setattr(reconstruct, "load_view_model", lambda path, white_unet: model)
     monkeypatch.setattr(reconstruct, "imagine", lambda model, query, seed, steps: scene.six.images)
     monkeypatch.setattr(scenes, "chosen_keys", lambda arguments: [KEY])
     result = run(monkeypatch, capsys, "--stage", "views", "--objects", str(common.BENCH_OBJECTS))
     assert result["psnr"] == 100 and 5 < result["copy"] < 30 and result["retrieval"] is None
+    assert set(result["baselines"]) == {"copy", "copy_prepared"}
 
 
 def test_retrieval_finds_its_own_object_and_its_mirror_image(monkeypatch):
@@ -109,6 +111,9 @@ def test_retrieval_finds_its_own_object_and_its_mirror_image(monkeypatch):
     assert key == "b" and torch.equal(views, pictures[1, [5]])
     views, key = search.views(pictures[0, 34].flip(-1))
     assert key == "a" and torch.equal(views, pictures[0, [2, 14]].flip(-1))
+    everywhere = torch.ones(1, 64, 64)
+    views, key = retrieval.Retrieval(None, prepared=True).views(framed(pictures[1, 40], everywhere, 0.85)[0])
+    assert key == "b" and torch.equal(views, pictures[1, [8]])
 
 
 def test_one_picture_to_a_mesh_joins_the_picture_to_its_views(monkeypatch, scene, truth):
