@@ -46,7 +46,7 @@ def field_to_mesh(
         resolution: cubes along an edge of the field's cube; None takes what the field was made for, else 128.
         level: density at the surface; None takes the field's own. Ignored by an sdf, whose surface is at 0.
         device: where the field is evaluated.
-        tick: called between the steps, and for each part of a field that is sampled.
+        tick: called for each part of the field that is evaluated.
 
     Raises:
         ValueError: the field has no surface, or gives numbers that are not finite.
@@ -58,10 +58,10 @@ def field_to_mesh(
     field = field.to(device)
     level = field.level if level is None else level
     with torch.no_grad():
-        tick(0, 2)
-        grid = field.flexi_grid(resolution) if method == "flexicubes" else None
+        tick(0, 1)
+        grid = field.flexi_grid(resolution, tick=tick) if method == "flexicubes" else None
         if grid is not None:
-            tick(1, 2)
+            tick(1, 1)
             _require_surface(field, grid.sdf, 0.0)
             corners = grid.vertices if grid.deformation is None else grid.vertices + grid.deformation
             surface = flexicubes(corners, grid.sdf, grid.resolution, grid.weights)

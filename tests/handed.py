@@ -39,7 +39,7 @@ class LetterField:
         color[x > 0.85 * HALF[0]] = torch.tensor([1.0, 0.0, 0.0]).to(points)
         return color
 
-    def flexi_grid(self, resolution=None, chunk=65536):
+    def flexi_grid(self, resolution=None, chunk=65536, tick=None):
         return None
 
     def to(self, device):

@@ -10,7 +10,7 @@ from lathe.pipelines import meshing
 from lathe.pipelines.data.field import FlexiGrid
 from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.ops.color import linear_to_srgb, srgb_to_linear
-from lathe.pipelines.ops.flexicubes import grid_cubes, regular_grid
+from lathe.pipelines.ops.flexicubes import regular_grid
 from lathe.pipelines.ops.mesh_tools import face_components, signed_volume, taubin, vertex_normals, weld
 
 
@@ -32,7 +32,7 @@ class Ball:
     def color(self, points):
         return points / 2 + 0.5
 
-    def flexi_grid(self, resolution=None, chunk=65536):
+    def flexi_grid(self, resolution=None, chunk=65536, tick=None):
         return self.grid
 
     def to(self, device):
@@ -78,9 +78,9 @@ def test_predicted_displacements_and_weights_are_used():
     grid = regular_grid(16, 2.0)
     moved = torch.full_like(grid, 0.01)
     weights = torch.randn(16**3, 21, generator=torch.Generator().manual_seed(0))
-    plain = FlexiGrid(grid, grid_cubes(16), grid.norm(dim=1) - 0.6, None, None, 16)
-    shifted = FlexiGrid(grid, plain.cubes, plain.sdf, moved, None, 16)
-    weighted = FlexiGrid(grid, plain.cubes, plain.sdf, None, weights, 16)
+    plain = FlexiGrid(grid, grid.norm(dim=1) - 0.6, None, None, 16)
+    shifted = FlexiGrid(grid, plain.sdf, moved, None, 16)
+    weighted = FlexiGrid(grid, plain.sdf, None, weights, 16)
     meshes = [meshing.field_to_mesh(Ball(grid=g)) for g in (plain, shifted, weighted)]
     torch.testing.assert_close(meshes[1].vertices, meshes[0].vertices + 0.01)
     assert meshes[2].faces.shape == meshes[0].faces.shape and (meshes[2].vertices - meshes[0].vertices).abs().max() > 1e-3
@@ -109,12 +109,12 @@ def test_fields_without_a_surface_say_why():
 def test_a_surface_only_at_the_border_says_so():
     sdf = torch.ones(9, 9, 9)
     sdf[0] = -1
-    grid = FlexiGrid(regular_grid(8, 2.0), grid_cubes(8), -sdf.flatten(), None, None, 8)
+    grid = FlexiGrid(regular_grid(8, 2.0), -sdf.flatten(), None, None, 8)
     assert meshing.field_to_mesh(Ball(grid=grid)).faces.shape[0] > 0, "a plane through the inside is a surface"
     corner = torch.ones(9, 9, 9)
     corner[0, 0, 0] = -1
     with pytest.raises(ValueError, match="border"):
-        meshing.field_to_mesh(Ball(grid=FlexiGrid(grid.vertices, grid.cubes, corner.flatten(), None, None, 8)))
+        meshing.field_to_mesh(Ball(grid=FlexiGrid(grid.vertices, corner.flatten(), None, None, 8)))
 
 
 def test_cancel_passes_through_sampling():

@@ -56,7 +56,7 @@ class Ball:
     def color(self, points: Tensor) -> Tensor:
         return points * 0.5 + 0.5
 
-    def flexi_grid(self, resolution: int | None = None, chunk: int = 65536) -> None:
+    def flexi_grid(self, resolution: int | None = None, chunk: int = 65536, tick: object = None) -> None:
         return None
 
     def to(self, device: torch.device | str) -> Ball:

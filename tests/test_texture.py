@@ -24,7 +24,7 @@ class Paint:
     def color(self, points):
         return 0.5 + 0.4 * torch.sin(points * torch.tensor([7.0, 6.0, 5.0]))
 
-    def flexi_grid(self, resolution=None, chunk=65536):
+    def flexi_grid(self, resolution=None, chunk=65536, tick=None):
         return None
 
     def to(self, device):

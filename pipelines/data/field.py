@@ -8,14 +8,15 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from .progress import Tick, no_tick
+
 
 @dataclass(frozen=True)
 class FlexiGrid:
     """A field sampled on the grid FlexiCubes works on, in world coordinates.
 
     Attributes:
-        vertices: (N, 3) grid corners before deformation.
-        cubes: (F, 8) int64 corner indices.
+        vertices: (N, 3) grid corners before deformation, in the order of `ops.flexicubes`.
         sdf: (N,) negative inside.
         deformation: (N, 3) world offset of each corner, or None.
         weights: (F, 21): 12 beta, 8 alpha, 1 gamma, before their activations; or None (all equal).
@@ -23,7 +24,6 @@ class FlexiGrid:
     """
 
     vertices: Tensor
-    cubes: Tensor
     sdf: Tensor
     deformation: Tensor | None
     weights: Tensor | None
@@ -50,8 +50,11 @@ class Field(Protocol):
         """(N, 3) world points -> (N, 3) sRGB in [0, 1]."""
         ...
 
-    def flexi_grid(self, resolution: int | None = None, chunk: int = 65536) -> FlexiGrid | None:
-        """The field on a FlexiCubes grid with the parameters the network predicts for it; None for a field without them."""
+    def flexi_grid(self, resolution: int | None = None, chunk: int = 65536, tick: Tick = no_tick) -> FlexiGrid | None:
+        """The field on a FlexiCubes grid with the parameters the network predicts for it; None for a field without them.
+
+        `chunk` points are evaluated at once; `tick` is called for each chunk.
+        """
         ...
 
     def to(self, device: torch.device | str) -> Field:

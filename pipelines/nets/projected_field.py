@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..data.field import FlexiGrid
-from ..ops.flexicubes import grid_cubes, regular_grid
+from ..data.progress import Tick, no_tick, part_of
+from ..ops.flexicubes import regular_grid
 from .mini_heads import PointHeads, PosedViews, activate_density
 from .triplane_field import to_world
 
@@ -48,11 +49,15 @@ class ProjectedField:
         """(N, 3) world points -> (N, 3) sRGB in [0, 1]."""
         return self._chunks(points, lambda features, seen, part: self.heads.color(features, seen, part, self.views)).clamp(0, 1)
 
-    def _chunks(self, points: Tensor, read: Any, chunk: int = 65536) -> Tensor:
+    def _chunks(self, points: Tensor, read: Any, chunk: int = 65536, tick: Tick = no_tick) -> Tensor:
         parts = points.to(self.planes.dtype).split(chunk)
-        return torch.cat([read(*self.heads.features(self.planes, part, self.views), part) for part in parts])
+        outputs = []
+        for index, part in enumerate(parts):
+            tick(index, len(parts))
+            outputs.append(read(*self.heads.features(self.planes, part, self.views), part))
+        return torch.cat(outputs)
 
-    def flexi_grid(self, resolution: int | None = None, chunk: int = 65536) -> FlexiGrid | None:
+    def flexi_grid(self, resolution: int | None = None, chunk: int = 65536, tick: Tick = no_tick) -> FlexiGrid | None:
         """The field on a FlexiCubes grid of `resolution` cubes an edge; None for a density.
 
         Corner parameters are read at the corners, a cube's at its centre.
@@ -61,15 +66,16 @@ class ProjectedField:
             return None
         resolution = resolution or self.grid_res
         corners = to_world(regular_grid(resolution, self.grid_scale).to(self.planes))
-        cubes = grid_cubes(resolution).to(self.planes.device)
         half = self.grid_scale / resolution / 2
-        centres = corners[cubes[:, 0]] + half
+        n = resolution + 1
+        centres = corners.view(n, n, n, 3)[:-1, :-1, :-1].reshape(-1, 3) + half
         heads = self.heads
-        at_corners = self._chunks(corners, lambda x, *_: torch.cat([heads.net_sdf(x), heads.net_deformation(x)], dim=1), chunk)
-        weights = self._chunks(centres, lambda x, *_: heads.net_weight(x), chunk)
+        at_corners = self._chunks(
+            corners, lambda x, *_: torch.cat([heads.net_sdf(x), heads.net_deformation(x)], dim=1), chunk, part_of(tick, 0, 2)
+        )
+        weights = self._chunks(centres, lambda x, *_: heads.net_weight(x), chunk, part_of(tick, 1, 2))
         return FlexiGrid(
             vertices=corners,
-            cubes=cubes,
             sdf=at_corners[:, 0],
             deformation=torch.tanh(at_corners[:, 1:]) / (4 * resolution),
             weights=0.1 * weights,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..data.cameras import Cameras
 from ..data.field import FlexiGrid
-from ..ops.flexicubes import CORNERS, grid_cubes, regular_grid
+from ..data.progress import Tick, no_tick, part_of
+from ..ops.flexicubes import CORNERS, regular_grid
 
 DENSITY_LEVEL = 10.0  # where the published models put the surface of a density
 FLEXI_WEIGHTS = 21  # 12 beta, 8 alpha, 1 gamma a cube
@@ -144,7 +145,7 @@ def _lattice_maps(planes: Tensor, axis: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return xy, xz, yz
 
 
-def _head_on_lattice(head: Head, first: Sequence[Tensor], chunk: int) -> Tensor:
+def _head_on_lattice(head: Head, first: Sequence[Tensor], chunk: int, tick: Tick) -> Tensor:
     """The head's outputs on a lattice, (n^3, outputs), from its first layer's maps over (x, y), (x, z), (y, z), each (n, n, hidden)."""
     xy, xz, yz = first
     xy = xy + head.linear(0).bias
@@ -152,12 +153,15 @@ def _head_on_lattice(head: Head, first: Sequence[Tensor], chunk: int) -> Tensor:
     step = max(1, chunk // (n * n))
     rows = []
     for i in range(0, n, step):
+        tick(i, n)
         hidden = xy[i : i + step, :, None] + xz[i : i + step, None] + yz
         rows.append(head.after_first(hidden.flatten(0, 2)))
     return torch.cat(rows)
 
 
-def flexi_parameters(planes: Tensor, decoder: Decoder, axis: Tensor, chunk: int = 65536) -> tuple[Tensor, Tensor, Tensor]:
+def flexi_parameters(
+    planes: Tensor, decoder: Decoder, axis: Tensor, chunk: int = 65536, tick: Tick = no_tick
+) -> tuple[Tensor, Tensor, Tensor]:
     """What the mesh heads say on a FlexiCubes lattice, as the published networks define it, before any activation.
 
     A head's first layer is linear, and so is reading a plane: on a lattice the layer is the sum of three maps over pairs of axes. The
@@ -169,6 +173,7 @@ def flexi_parameters(planes: Tensor, decoder: Decoder, axis: Tensor, chunk: int 
         decoder: the heads, of kind "mesh".
         axis: (n,) lattice coordinates along each axis of the network's space.
         chunk: about how many points are in memory at once.
+        tick: called for each chunk.
 
     Returns:
         sdf (n^3,), deformation (n^3, 3), weights ((n-1)^3, 21), x slowest.
@@ -180,7 +185,8 @@ def flexi_parameters(planes: Tensor, decoder: Decoder, axis: Tensor, chunk: int 
         return [F.linear(m, w) for m, w in zip(maps, weight.split(channels, dim=1), strict=True)]
 
     sdf, deformation = (
-        _head_on_lattice(head, first_layer(head.linear(0).weight), chunk) for head in (decoder.net_sdf, decoder.net_deformation)
+        _head_on_lattice(head, first_layer(head.linear(0).weight), chunk, part_of(tick, index, 3))
+        for index, head in enumerate((decoder.net_sdf, decoder.net_deformation))
     )
 
     n = len(axis) - 1
@@ -190,7 +196,7 @@ def flexi_parameters(planes: Tensor, decoder: Decoder, axis: Tensor, chunk: int 
         shifted = [xy[x : x + n, y : y + n], xz[x : x + n, z : z + n], yz[y : y + n, z : z + n]]
         summed = shifted if summed is None else [a + b for a, b in zip(summed, shifted, strict=True)]
     assert summed is not None
-    weights = _head_on_lattice(decoder.net_weight, summed, chunk)
+    weights = _head_on_lattice(decoder.net_weight, summed, chunk, part_of(tick, 2, 3))
     return sdf[:, 0], deformation, 0.1 * weights
 
 
@@ -243,10 +249,10 @@ class TriplaneField:
         head = self.decoder.net_rgb if self.kind == "sdf" else self.decoder.net
         return activate_color(self._query(head, points)[:, -3:]).clamp(0, 1)
 
-    def flexi_grid(self, resolution: int | None = None, chunk: int = 65536) -> FlexiGrid | None:
+    def flexi_grid(self, resolution: int | None = None, chunk: int = 65536, tick: Tick = no_tick) -> FlexiGrid | None:
         """The field on a FlexiCubes grid of `resolution` cubes an edge (default: the one it was trained with); None for a density.
 
-        Cube and corner order are `ops.flexicubes`'s in the network's axes, so corners are not ordered along the world's. A grid whose
+        Corner order is `ops.flexicubes`'s in the network's axes, so corners are not ordered along the world's. A grid whose
         sdf never changes sign is returned as it is: see `repair_empty`.
         """
         if self.kind != "sdf":
@@ -254,10 +260,9 @@ class TriplaneField:
         resolution = resolution or self.grid_res
         vertices = regular_grid(resolution, self.grid_scale).to(self.planes)
         axis = vertices[: resolution + 1, 2]
-        sdf, deformation, weights = flexi_parameters(self.planes, self.decoder, axis, chunk)
+        sdf, deformation, weights = flexi_parameters(self.planes, self.decoder, axis, chunk, tick)
         return FlexiGrid(
             vertices=to_world(vertices),
-            cubes=grid_cubes(resolution).to(self.planes.device),
             sdf=sdf,
             deformation=to_world(torch.tanh(deformation) / (4 * resolution)),
             weights=weights,
