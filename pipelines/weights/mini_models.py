@@ -105,7 +105,8 @@ def load_views(path: Path = VIEWS) -> ViewModel:
     codec = PatchCodec(config["patch"], config["unet"]["out_channels"])
     encoder = QueryEncoder(config["unet"]["cross_attention_dim"], config["view_size"])
     relief = ReliefNet()
-    parts = {"unet": UNet2DConditionModel(**config["unet"]), "query_encoder": encoder, "codec": codec, "relief": relief}
+    unet: Any = UNet2DConditionModel(**config["unet"])
+    parts: dict[str, nn.Module] = {"unet": unet, "query_encoder": encoder, "codec": codec, "relief": relief}
     _fill(parts, read_state_dict(path), path)
     return ViewModel(
         unet=parts["unet"],
