@@ -57,7 +57,7 @@ def imagine(model: ViewModel, query: Views, seed: int, steps: int | None = None)
 
 def posed_views(model: ViewModel, images: Tensor) -> Views:
     """Imagined views with masks cut from their plain background, and their cameras."""
-    return Views(images, foreground.mask_views(images, "plain_background"), preset_cameras(model.camera_preset))
+    return Views(images, foreground.mask_views(images, model.mask_method), preset_cameras(model.camera_preset))
 
 
 def with_picture(model: ViewModel, views: Views, query: Views, elevation: float) -> Views:

@@ -99,9 +99,10 @@ class LatheMaskViews(io.ComfyNode):
             inputs=[
                 sockets.IMAGE.Input("images", tooltip="The views."),
                 widget(
-                    io.Combo, "method", options=["plain background", "background removal", "alpha"], default="plain background",
-                    tooltip="plain background keys the colour around the object; background removal needs its network on disk "
-                    "(isnet*.onnx in models/lathe); alpha takes the images' fourth channel.",
+                    io.Combo, "method", options=["plain background", "half contrast", "background removal", "alpha"],
+                    default="plain background",
+                    tooltip="plain background keys the colour around the object; half contrast is for the soft views of the mini model; "
+                    "background removal needs its network on disk (isnet*.onnx in models/lathe); alpha takes the images' fourth channel.",
                 ),
             ],
             outputs=[sockets.MASK.Output(display_name="masks", tooltip="1 = object, one for each view.")],

@@ -145,7 +145,7 @@ class LatheGenerateViews(io.ComfyNode):
             ],
             outputs=[
                 sockets.IMAGE.Output(display_name="images", tooltip="Six views of each asset, one asset after the other."),
-                sockets.MASK.Output(display_name="masks", tooltip="1 = object, keyed on the plain background; all 1 where none is."),
+                sockets.MASK.Output(display_name="masks", tooltip="1 = object, found on the plain background; all 1 where nothing is."),
                 sockets.CAMERAS.Output(display_name="cameras", tooltip="The cameras of the views, azimuths counted from the picture."),
             ],
         )
@@ -158,16 +158,16 @@ class LatheGenerateViews(io.ComfyNode):
         )
         return io.NodeOutput(
             sockets.images_out(views),
-            sockets.masks_out(_masks(views)),
+            sockets.masks_out(_masks(views, view_model.model.mask_method)),
             preset_cameras(view_model.model.camera_preset),
         )
 
 
-def _masks(views: Tensor) -> Tensor:
+def _masks(views: Tensor, method: str) -> Tensor:
     from ..pipelines.foreground import mask_views
 
     try:
-        return mask_views(views, "plain_background")
+        return mask_views(views, method)
     except ValueError as error:
         logging.getLogger(__name__).warning("Generate Views: no masks of these views, so they are all object. %s", error)
         return torch.ones_like(views[:, :1])

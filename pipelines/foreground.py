@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import plain_background
 
-METHODS = ("plain_background", "background_removal", "alpha")
+METHODS = ("plain_background", "half_contrast", "background_removal", "alpha")
 
 Remover = Callable[[Tensor], Tensor]
 """(3, H, W) in [0, 1] -> (H, W) mask, 1 = object: a background-removal network."""
@@ -134,6 +134,8 @@ def mask_views(images: Tensor, method: str, remover: Remover | None = None) -> T
             color, alpha = _picture(view)
             if alpha is not None and method == "alpha":
                 masks.append(alpha)
+            elif method == "half_contrast":
+                masks.append(plain_background.key_half(color))
             else:
                 masks.append(_find(color, remover if method == "background_removal" else None)[0])
         except ValueError as error:

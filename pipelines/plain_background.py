@@ -47,6 +47,31 @@ def key(image: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(_soften(inside, distance, noise)), torch.from_numpy(color.astype(np.float32))
 
 
+def key_half(image: Tensor) -> Tensor:
+    """The mask of an object painted softly on a plain background, as the mini view model paints it.
+
+    Such a picture is a mean of sharp ones, so a pixel's contrast with the background, relative to the strongest in the picture,
+    says how many of those have the object there. The object is where at least half of them do.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+
+    Returns:
+        (H, W) mask in [0, 1], 1 = object.
+
+    Raises:
+        ValueError: nothing stands before the background.
+    """
+    pixels = image.detach().float().cpu().numpy()
+    distance = _distance(pixels, np.median(_border(pixels), axis=1))
+    strongest = float(np.quantile(distance, 0.97))
+    if strongest < 0.05:
+        raise ValueError(NOTHING_FOUND)
+    # a pale object's strongest contrast is no more than the view's unrest
+    share = distance / max(strongest, 0.1)
+    return torch.from_numpy(np.clip((share - 0.5) * 6 + 0.5, 0, 1).astype(np.float32))
+
+
 def _distance(pixels: Any, color: Any) -> Any:
     return np.abs(pixels - color.reshape(3, *[1] * (pixels.ndim - 1))).max(0)
 

@@ -162,6 +162,7 @@ class ViewModel:
         background: colour the model expects behind the object and paints behind its views.
         steps, guidance: defaults of sampling.
         guide: a first guess at the views; None in the published models.
+        mask_method: how the masks of its views are found (`foreground.METHODS`).
     """
 
     unet: nn.Module
@@ -177,6 +178,7 @@ class ViewModel:
     steps: int = 28
     guidance: float = 4.0
     guide: ViewGuide | None = None
+    mask_method: str = "plain_background"
 
     def modules(self) -> dict[str, nn.Module]:
         """Every network by name, for the host's memory management."""

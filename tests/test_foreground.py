@@ -304,3 +304,15 @@ def test_background_removal_says_how_to_get_it(tmp_path, runtime, monkeypatch):
     monkeypatch.setattr(background_removal.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install onnxruntime"):
         background_removal.load([tmp_path])
+
+
+def test_half_contrast_takes_the_middle_of_a_soft_edge():
+    x = torch.linspace(-1, 1, 64)
+    soft = torch.sigmoid((0.5 - x.abs()) * 12)
+    view = 1 - soft.expand(3, 64, 64) * torch.tensor([0.2, 0.6, 0.8])[:, None, None] * soft[:, None]
+    mask = foreground.mask_views(view[None], "half_contrast")[0, 0]
+    keyed = foreground.mask_views(view[None], "plain_background")[0, 0]
+    width = int((mask[32] > 0.5).sum())
+    assert abs(width - 32) <= 2 and int((keyed[32] > 0.5).sum()) > width + 6
+    with pytest.raises(ValueError, match="View 0: No object found"):
+        foreground.mask_views(torch.ones(1, 3, 8, 8), "half_contrast")

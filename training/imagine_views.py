@@ -1,7 +1,7 @@
 """Draws the mini view model's views of the training objects, on which the reconstruction network learns to forgive them.
 
-For each object, four of the query pictures `guide_views.py` drew guides for: six views, with masks keyed as Mask Views keys
-them. Written beside the rendered set; `lrm_batches.draw` finds them there.
+For each object, four of the query pictures `guide_views.py` drew guides for: six views, with masks found as Generate
+Views finds them. Written beside the rendered set; `lrm_batches.draw` finds them there.
 
     python training/imagine_views.py --data DIR/train --run DIR
 """
@@ -47,7 +47,7 @@ def main() -> None:
             v = objective.velocity(model, query, guide, noise, t)
             views = from_grid(model.codec.decode(objective.signal[999] * noise - objective.noise[999] * v)).flatten(0, 1)
         try:
-            masks = foreground.mask_views(views, "plain_background")
+            masks = foreground.mask_views(views, "half_contrast")
         except ValueError:  # nothing stands out from the white: such a set teaches nothing
             masks = torch.ones_like(views[:, :1])
         stacked = (torch.cat([views, masks], 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
