@@ -86,8 +86,11 @@ class ViewGuide(Protocol):
         """Its networks by name; they run inside `use(name)`."""
         ...
 
-    def __call__(self, image: Tensor, mask: Tensor) -> Tensor:
-        """(3, S, S) in [0, 1] on the model's background and (1, S, S), 1 = object -> (1, channels, h, w) of the grid."""
+    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(3, S, S) in [0, 1] on the model's background and (1, S, S), 1 = object.
+
+        Returns (1, channels, h, w) of the grid for the denoiser, and the guess itself, the grid picture (1, 3, H, W).
+        """
         ...
 
     def activation_bytes(self) -> dict[str, int]:
@@ -162,6 +165,8 @@ class ViewModel:
         background: colour the model expects behind the object and paints behind its views.
         steps, guidance: defaults of sampling.
         guide: a first guess at the views; None in the published models.
+        guide_share: how much of the guess stays in the finished pictures. A small denoiser's are means of what may be; the guess
+            is sharp, and one of them.
         mask_method: how the masks of its views are found (`foreground.METHODS`).
     """
 
@@ -178,6 +183,7 @@ class ViewModel:
     steps: int = 28
     guidance: float = 4.0
     guide: ViewGuide | None = None
+    guide_share: float = 0.0
     mask_method: str = "plain_background"
 
     def modules(self) -> dict[str, nn.Module]:
@@ -203,12 +209,12 @@ class Condition:
     Attributes:
         reference: (1 or 2, channels, h, w) clean latents.
         tokens: (1 or 2, L, D).
-        guide: (1, channels, h, w) of the grid, the same for both rows; None where the model has no guide.
+        guide: (1, channels, h, w) of the grid, the same for both rows, and the guess as a picture; None where the model has none.
     """
 
     reference: Tensor
     tokens: Tensor
-    guide: Tensor | None = None
+    guide: tuple[Tensor, Tensor] | None = None
 
 
 def views_from_grid(grid: Tensor, rows: int, columns: int) -> Tensor:
@@ -310,6 +316,8 @@ def generate_views(
                 latents.append(one)
         with _using(use, list(model.codec.modules())):
             grids = [model.codec.decode_grid(one).cpu() for one in latents]
+    share = model.guide_share
+    grids = [grid if c.guide is None else torch.lerp(grid, c.guide[1].to(grid), share) for grid, c in zip(grids, conditions, strict=True)]
     return torch.cat([views_from_grid(grid.float(), model.rows, model.columns) for grid in grids])
 
 
@@ -355,7 +363,7 @@ def encode(
         for one, generator in zip(pictures, generators, strict=True):
             given = model.codec.encode_reference(one, generator)
             references.append(torch.cat([model.codec.encode_no_reference(one, generator), given]) if guided else given)
-    guides: list[Tensor | None] = [None] * len(pictures)
+    guides: list[tuple[Tensor, Tensor] | None] = [None] * len(pictures)
     if model.guide is not None:
         if masks is None:
             masks = torch.stack([key_plain_background(one.cpu())[None] for one in images])
@@ -397,8 +405,8 @@ def denoise(
         if model.reference_is_noised:
             reference = signal * reference + noise * torch.randn(reference.shape, generator=generator).to(device)
         if condition.guide is not None:
-            noised_and_guide = torch.cat([noised, condition.guide], dim=1)
-            reference = pad(reference, (0, 0, 0, 0, 0, condition.guide.shape[1]))
+            noised_and_guide = torch.cat([noised, condition.guide[0]], dim=1)
+            reference = pad(reference, (0, 0, 0, 0, 0, condition.guide[0].shape[1]))
         else:
             noised_and_guide = noised
         inputs = (x.to(dtype) for x in (noised_and_guide.expand(copies, -1, -1, -1), condition.tokens, reference))

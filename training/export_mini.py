@@ -23,6 +23,9 @@ from lathe.pipelines.nets.mini_lrm import MiniLRM  # noqa: E402
 from lathe.pipelines.weights.mini_models import LRM_FILE, VIEWS  # noqa: E402
 from lathe.training.train_views import PATCH, UNET  # noqa: E402
 
+GUIDE_SHARE = 0.5
+"""See `view_diffusion.ViewModel.guide_share`: half, so that a silhouette is where either the guess or the whole estimate is."""
+
 
 def write(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
     """Saves the tensors in float16, atomically. The codec's linear maps stay in float32: they are small and exact."""
@@ -57,7 +60,7 @@ def main() -> None:
         renamed.update({f"relief.{name}": value for name, value in averaged(args.relief).items()})
         config: dict[str, Any] = {
             "kind": "views", "unet": UNET, "patch": PATCH, "view_size": 64, "camera_preset": "zero123plus_v1.2",
-            "steps": args.steps, "guidance": 1.0,
+            "steps": args.steps, "guidance": 1.0, "guide_share": GUIDE_SHARE,
         }  # fmt: skip
         write(args.out or VIEWS, renamed, config)
     else:

@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 import lathe_root  # noqa: E402, F401
 from lathe.pipelines import foreground  # noqa: E402
 from lathe.pipelines.nets.mini_views import PatchCodec  # noqa: E402
+from lathe.training.export_mini import GUIDE_SHARE  # noqa: E402
 from lathe.training.rendered import IMAGINED, QUERIES_IMAGINED  # noqa: E402
 from lathe.training.train_views import PATCH, UNET, Guided, MiniViews, Objective, from_grid  # noqa: E402
 
@@ -45,7 +46,8 @@ def main() -> None:
         noise = torch.randn(QUERIES_IMAGINED, UNET["out_channels"], 3 * size // PATCH, 2 * size // PATCH, generator=generator)
         with torch.no_grad():
             v = objective.velocity(model, query, guide, noise, t)
-            views = from_grid(model.codec.decode(objective.signal[999] * noise - objective.noise[999] * v)).flatten(0, 1)
+            views = from_grid(model.codec.decode(objective.signal[999] * noise - objective.noise[999] * v))
+            views = torch.lerp(views, guide[:, :, :3], GUIDE_SHARE).flatten(0, 1)
         try:
             masks = foreground.mask_views(views, "half_contrast")
         except ValueError:  # nothing stands out from the white: such a set teaches nothing

@@ -48,12 +48,10 @@ class ReliefGuide:
             points = points * points.new_tensor([-1.0, 1, 1])
         return splat_points(points, colors, self.cameras.c2w.to(points), self.cameras.K.to(points), self.view_size)
 
-    def latents(self, pictures: Tensor, masks: Tensor) -> Tensor:
-        """Views (V, 3, S, S) and masks (V, 1, S, S) as channels of the grid, (1, channels, h, w)."""
+    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Channels (1, channels, h, w) and the grid picture (1, 3, H, W) for a picture and its mask."""
+        pictures, masks = self.views(image, mask)
         grid = torch.cat([pictures, masks], dim=1).unflatten(0, (self.rows, self.columns)).permute(2, 0, 3, 1, 4)
         grid = grid.flatten(3, 4).flatten(1, 2)[None]
-        return torch.cat([self.codec.encode(grid[:, :3]), avg_pool2d(grid[:, 3:], self.codec.patch)], dim=1)
-
-    def __call__(self, image: Tensor, mask: Tensor) -> Tensor:
-        """The channels for a picture, (1, channels, h, w)."""
-        return self.latents(*self.views(image, mask))
+        covered = avg_pool2d(grid[:, 3:], self.codec.patch)
+        return torch.cat([self.codec.encode(grid[:, :3]), covered], dim=1), grid[:, :3]

@@ -117,6 +117,7 @@ def load_views(path: Path = VIEWS) -> ViewModel:
         reference_is_noised=False,
         steps=config["steps"],
         guidance=config["guidance"],
+        guide_share=config["guide_share"],
         mask_method="half_contrast",
         guide=ReliefGuide(relief, codec, preset_cameras(config["camera_preset"]), config["view_size"]),
     )

@@ -50,8 +50,9 @@ def test_guide_shows_the_object_and_covers_its_patches():
     image = torch.ones(3, 64, 64) * (1 - mask) + torch.tensor([0.8, 0.1, 0.1])[:, None, None] * mask
     with torch.no_grad():
         pictures, masks = guide.views(image, mask)
-        channels = guide(image, mask)
+        channels, grid = guide(image, mask)
     assert channels.shape == (1, 7, 12, 8)
+    assert torch.equal(grid[0, :, :32, 32:], pictures[1])
     assert (masks.flatten(1).mean(1) > 0.05).all()
     assert torch.equal(channels[0, 6, :4, :4], torch.nn.functional.avg_pool2d(masks[0], 8)[0])
     assert (pictures[masks.expand(-1, 3, -1, -1) == 0] == 1).all()
