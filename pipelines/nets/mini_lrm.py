@@ -78,7 +78,8 @@ class MiniLRM(TriplaneLRM):
     def __init__(self, config: LRMConfig = MINI, point_input: bool = True) -> None:
         super().__init__(config)
         self.point_input = point_input
-        self.synthesizer.decoder = PointHeads(config.triplane_dim, config.decoder_hidden, point_input)
+        heads: Any = PointHeads(config.triplane_dim, config.decoder_hidden, point_input)
+        self.synthesizer.decoder = heads  # in the published decoder's place
         self.volume_input = VolumeInput(config)
 
     def planes_of(self, images: Tensor, cameras: Tensor, volume: Tensor, **how: Any) -> Tensor:
@@ -106,7 +107,7 @@ class MiniLRM(TriplaneLRM):
         volume = network_volume(images, masks, cameras)[None].to(device)
         poses = network_cameras(cameras)[None].to(device)
         planes = self.planes_of(images[None].to(device), poses, volume, dtype=dtype, attention=attention, tick=tick)
-        heads = copy.deepcopy(self.synthesizer.decoder).to("cpu", torch.float32).requires_grad_(False)
+        heads: Any = copy.deepcopy(self.synthesizer.decoder).to("cpu", torch.float32).requires_grad_(False)
         views = PosedViews(torch.cat([images, masks], dim=1).cpu(), cameras.c2w, cameras.K)
         return ProjectedField(planes[0].cpu(), heads, views, grid_res=self.config.grid_res, grid_scale=self.config.grid_scale)
 
