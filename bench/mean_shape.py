@@ -49,10 +49,8 @@ def mean_volume(data: RenderedObjects) -> tuple[torch.Tensor, torch.Tensor]:
 def save(file: Path, occupancy: torch.Tensor, color: torch.Tensor, threshold: float, keys: int) -> None:
     """Writes the volume as bytes, whole or not at all."""
     temporary = file.with_suffix(".tmp.npz")
-    bytes_of = {
-        name: np.round(value.clamp(0, 1).numpy() * 255).astype(np.uint8) for name, value in (("occupancy", occupancy), ("color", color))
-    }
-    np.savez_compressed(temporary, **bytes_of, threshold=np.float32(threshold), objects=np.int64(keys))
+    shape, shades = (np.round(value.clamp(0, 1).numpy() * 255).astype(np.uint8) for value in (occupancy, color))
+    np.savez_compressed(temporary, occupancy=shape, color=shades, threshold=np.float32(threshold), objects=np.int64(keys))
     os.replace(temporary, file)
 
 

@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def mesh_stage(arguments: argparse.Namespace) -> dict[str, Any]:
         query = scene.query
         makers: dict[str, Callable[[], Mesh]] = {
             "ours": ours,
-            "visual_hull": lambda six=scene.six: baselines.visual_hull_mesh(six.images, six.masks, six.cameras),
-            "extrusion": lambda query=query: baselines.extrusion_mesh(query.images[0], query.masks[0], query.cameras),
+            "visual_hull": partial(baselines.visual_hull_mesh, scene.six.images, scene.six.masks, scene.six.cameras),
+            "extrusion": partial(baselines.extrusion_mesh, query.images[0], query.masks[0], query.cameras),
             "mean_shape": lambda: mean_shape,
         }
         pictures = [scene.orbit.images]
@@ -80,6 +81,7 @@ def mesh_stage(arguments: argparse.Namespace) -> dict[str, Any]:
                 mesh = make()
             except ValueError as error:
                 failures.append(f"{name} on {scene.key}: {error}")
+                print(failures[-1])
                 mesh = reconstruct.nothing()
             if name == "ours":
                 seconds.append(time.monotonic() - start)

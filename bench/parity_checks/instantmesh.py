@@ -108,7 +108,7 @@ def _mesh_heads(net: TriplaneLRM, golden: Golden) -> Outputs:
     yield "center_indices", torch.nonzero(marks == 0)
     yield "boundary_indices", torch.nonzero(marks == -2)
     lifted = copy.deepcopy(net.decoder)
-    lifted.net_sdf.linear(-1).bias += 5
+    lifted.net_sdf.linear(-1).bias.add_(5)
     sdf, _, _ = tf.flexi_parameters(planes, lifted, axis)
     repaired, penalty = tf.repair_empty(sdf, config.grid_res)
     yield "empty_sdf", repaired[None, :, None]
@@ -159,7 +159,7 @@ def _nerf(net: TriplaneLRM, golden: Golden) -> Outputs:
     yield "ray_start", torch.where(hit, near, -1.0)[None, :, None]  # the published marks of a ray that misses
     yield "ray_end", torch.where(hit, far, -2.0)[None, :, None]
     # even draws end at share 1, where the last bit of a ray decides which of two samples is taken: the golden's rays, not ours
-    world = [tf.to_world(torch.from_numpy(golden[key])[0]) for key in ("ray_o", "ray_d")]
+    starts, rays = (tf.to_world(torch.from_numpy(golden[key])[0]) for key in ("ray_o", "ray_d"))
     decoder = copy.deepcopy(net.decoder)
     for prefix in ("", "x40_"):
         if prefix:
@@ -175,7 +175,7 @@ def _nerf(net: TriplaneLRM, golden: Golden) -> Outputs:
         if not prefix:
             draws["seed1234"] = Draws.random(len(origins), n, torch.Generator().manual_seed(1234))
         for kind, numbers in draws.items():
-            color, depth, alpha = render_rays_as_trained(field, *world, numbers)
+            color, depth, alpha = render_rays_as_trained(field, starts, rays, numbers)
             yield f"{prefix}{kind}_images_rgb", color.T.reshape(1, 1, 3, 32, 32)
             yield f"{prefix}{kind}_images_depth", depth.reshape(1, 1, 1, 32, 32)
             yield f"{prefix}{kind}_images_weight", alpha.reshape(1, 1, 1, 32, 32)

@@ -71,9 +71,7 @@ def lrm(folder: Path, variant: str) -> Timed:
     wrapper = importlib.import_module("src.models.encoder.dino_wrapper")
     from transformers import ViTConfig
 
-    wrapper.DinoWrapper._build_dino = staticmethod(
-        lambda *_, **__: (encoder.ViTModel(ViTConfig(attn_implementation="eager"), add_pooling_layer=False), _normalise)
-    )
+    wrapper.DinoWrapper._build_dino = staticmethod(lambda *_, **__: (encoder.ViTModel(ViTConfig(), add_pooling_layer=False), _normalise))
     net = seed_module(model.InstantMesh(grid_res=128, grid_scale=2.1, **SIZES[variant]))
     start = time.perf_counter()
     net.init_flexicubes_geometry("cpu")  # type: ignore[operator]
