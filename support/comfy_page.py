@@ -18,7 +18,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 # What the page says that is no fault of the pack: optional user files, its own requests to the outside, which the server forbids.
 EXPECTED_NOISE = (
     *("user.css", "comfy.templates.json", "userdata", "404", "reading 'id'", "THREE"),
-    *("Content Security Policy", "api.comfy.org", "graph accessed before initialization"),
+    *("Content Security Policy", "api.comfy.org", "ERR_NAME_NOT_RESOLVED", "graph accessed before initialization"),
 )
 READY = "Boolean(window.app?.extensionManager && window.LiteGraph?.registered_node_types?.KSampler)"
 
@@ -120,7 +120,10 @@ def open_browser() -> Iterator[Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=find_browser(),
-            args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"],
+            args=[
+                *("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"),
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # nothing leaves this machine
+            ],
         )
         try:
             yield browser
@@ -129,7 +132,7 @@ def open_browser() -> Iterator[Any]:
 
 
 def new_tab(browser: Any) -> Any:
-    """An empty tab. The policy that ComfyUI sends without its API nodes keeps the viewer from textures inside a GLB: it is set aside."""
+    """An empty tab. Without its API nodes ComfyUI sends a policy that keeps the viewer from the textures inside a GLB: it is set aside."""
     return browser.new_page(viewport={"width": 1280, "height": 800}, bypass_csp=True)
 
 
