@@ -238,24 +238,32 @@ def serving(port: int = 0) -> Iterator[Server]:
         yield server
 
 
-def progress_printer(prompt: dict[str, Any]) -> Callable[[Run, str, dict[str, Any]], None]:
-    """Shows the running node and its progress: one living line in a terminal, a line a node elsewhere."""
-    live = sys.stdout.isatty()
+class ProgressPrinter:
+    """Shows the running node, its progress and its seconds: one living line in a terminal, a line a node elsewhere."""
 
-    def watch(run: Run, event: str, data: dict[str, Any]) -> None:
-        done = len(set(run.executed) | set(run.cached))
+    def __init__(self, prompt: dict[str, Any]) -> None:
+        self.prompt, self.live = prompt, sys.stdout.isatty()
+        self.title, self.since = "", time.monotonic()
+
+    def __call__(self, run: Run, event: str, data: dict[str, Any]) -> None:
+        """Sees each message of the server."""
         if event == "executing" and data.get("node"):
-            node = prompt.get(str(data["node"]).split(".")[0], {})
-            title = node.get("_meta", {}).get("title") or node.get("class_type", data["node"])
-            watch.title = title  # type: ignore[attr-defined]
-            print(f"\r\033[K  [{done}/{len(prompt)}] {title}" if live else f"  [{done}/{len(prompt)}] {title}\n", end="", flush=True)
-        elif event == "progress" and live:
-            title, share = getattr(watch, "title", ""), 100 * data["value"] // max(1, data["max"])
-            print(f"\r\033[K  [{done}/{len(prompt)}] {title} {share} %", end="", flush=True)
-        elif run.status and live:
-            print("\r\033[K", end="", flush=True)
+            self._close()
+            node = self.prompt.get(str(data["node"]).split(".")[0], {})
+            self.title = node.get("_meta", {}).get("title") or node.get("class_type", data["node"])
+            self.since = time.monotonic()
+        elif run.status:
+            self._close()
+            return
+        if self.live and self.title:
+            done = len(set(run.executed) | set(run.cached))
+            share = f" {100 * data['value'] // max(1, data['max'])} %" if event == "progress" else ""
+            print(f"\r\033[K  [{done}/{len(self.prompt)}] {self.title}{share}", end="", flush=True)
 
-    return watch
+    def _close(self) -> None:
+        if self.title:
+            print("\r\033[K" if self.live else "", f"  {self.title}: {time.monotonic() - self.since:.1f} s", sep="", flush=True)
+        self.title = ""
 
 
 def run_workflow(server: Server, name: str, prefix: str, picture: Path | None) -> list[Path]:
@@ -266,7 +274,7 @@ def run_workflow(server: Server, name: str, prefix: str, picture: Path | None) -
             shipped = WORKFLOW_INPUTS / str(node["inputs"]["image"])
             node["inputs"]["image"] = server.upload(picture or shipped)
     say(f"{name}:")
-    run = server.run(prompt, progress_printer(prompt))
+    run = server.run(prompt, ProgressPrinter(prompt))
     if run.status != "success":
         reason = run.error.get("exception_message", run.status).strip()
         raise SetupError(f"{name} stopped in {run.error.get('node_type', 'the server')}: {reason}")
