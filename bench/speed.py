@@ -45,7 +45,8 @@ def work(arguments: argparse.Namespace) -> dict[str, Any]:
         ("lrm", "ours"): partial(ours.lrm_ours, variant),
         ("lrm", "obvious"): partial(ours.lrm_obvious, variant),
         ("lrm", "official"): partial(official.lrm, arguments.official, variant),
-        ("image_to_mesh", "ours"): ours.image_to_mesh_ours,
+        ("image_to_mesh", "ours"): partial(ours.image_to_mesh, False),
+        ("image_to_mesh", "obvious"): partial(ours.image_to_mesh, True),
     }[arguments.stage, arguments.worker]
     run = make()
     prepared = common.peak_rss_gib()
@@ -91,11 +92,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     facts = common.machine()
     print(common.machine_line(facts), flush=True)
-    forms = ["ours"]
-    if arguments.stage != "image_to_mesh":
-        forms += ["obvious"] + (["official"] if arguments.official else [])
-    elif arguments.official:
+    forms = ["ours", "obvious"]
+    if arguments.official and arguments.stage == "image_to_mesh":
         print("The published pipeline from picture to mesh needs its released weights: compare it stage by stage.")
+    elif arguments.official:
+        forms.append("official")
     results: dict[str, dict[str, Any]] = {}
     for form in forms:
         results[form] = measure(arguments, form)

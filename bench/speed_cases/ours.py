@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...pipelines.lrm import LRM, reconstruct
+from ...pipelines.data.field import Field
+from ...pipelines.data.mesh import Mesh
+from ...pipelines.lrm import LRM
+from ...pipelines.lrm import reconstruct as lathe_reconstruct
 from ...pipelines.meshing import field_to_mesh
-from ...pipelines.nets.attention import explicit_attention
+from ...pipelines.nets.attention import explicit_attention, torch_attention
 from ...pipelines.nets.triplane_field import TriplaneField, activate_color, sample_planes, to_world
+from ...pipelines.ops.color import srgb_to_linear
 from ...pipelines.ops.flexicubes import flexicubes, grid_cubes, regular_grid
 from ..parity_checks import instantmesh
 from ..parity_checks.goldens import seeded
@@ -73,7 +77,7 @@ def lrm_ours(variant: str) -> Timed:
 
     def run() -> dict[str, Any]:
         start = time.perf_counter()
-        (field,) = reconstruct(lrm, images, None, cameras)
+        (field,) = lathe_reconstruct(lrm, images, None, cameras)
         between = time.perf_counter()
         mesh = field_to_mesh(field)
         parts = {"planes": between - start, "mesh": time.perf_counter() - between}
@@ -92,7 +96,7 @@ def lrm_obvious(variant: str) -> Timed:
     def run() -> dict[str, Any]:
         with torch.no_grad():
             start = time.perf_counter()
-            (field,) = reconstruct(lrm, images, None, cameras, attention=explicit_attention)
+            (field,) = lathe_reconstruct(lrm, images, None, cameras, attention=explicit_attention)
             between = time.perf_counter()
             assert isinstance(field, TriplaneField)
             mesh = _obvious_mesh(field)
@@ -127,23 +131,26 @@ def image_to_mesh_inputs() -> tuple[Any, LRM, Any]:
     return reconstruct.load_view_model(None), reconstruct.load_lrm(None), scene.query
 
 
-def image_to_mesh_ours() -> Timed:
-    """One picture to a textured mesh of at most 20000 faces."""
+def image_to_mesh(obvious: bool) -> Timed:
+    """One picture to a textured mesh of at most 20000 faces; the obvious form spells out attention and visits every cube."""
     from ...pipelines.meshing import clean, simplify, unwrap
     from ...pipelines.texture import bake_from_field
+    from ...pipelines.view_diffusion import generate_views
     from .. import reconstruct
 
     view_model, lrm, query = image_to_mesh_inputs()
+    attention = explicit_attention if obvious else torch_attention
 
     def run() -> dict[str, Any]:
         clock = Clock()
-        images = reconstruct.imagine(view_model, query, seed=0)
+        image, mask = reconstruct.prepared(view_model, query)
+        images = generate_views(view_model, image, mask, seed=0, attention=attention)
         clock.lap("views")
         views = reconstruct.with_picture(view_model, reconstruct.posed_views(view_model, images), query, elevation=15.0)
         clock.lap("masks, picture's camera")
-        field = reconstruct.views_to_field(lrm, views)
+        (field,) = lathe_reconstruct(lrm, views.images, views.masks, views.cameras, attention=attention)
         clock.lap("reconstruction")
-        mesh = field_to_mesh(field)
+        mesh = _dense_mesh(field) if obvious else field_to_mesh(field)
         clock.lap("mesh")
         numbers = mesh_numbers(mesh.vertices, mesh.faces)
         mesh = unwrap(simplify(clean(mesh), 20_000))
@@ -153,6 +160,15 @@ def image_to_mesh_ours() -> Timed:
         return {**numbers, "parts": clock.parts}
 
     return run
+
+
+def _dense_mesh(field: Field) -> Mesh:
+    with torch.no_grad():
+        grid = field.flexi_grid()
+        assert grid is not None and grid.deformation is not None and grid.weights is not None
+        corners = grid.vertices + grid.deformation
+        vertices, faces = obvious_flexicubes.flexicubes(corners, grid.sdf, grid.resolution, grid.weights)
+        return Mesh(vertices, faces, vertex_colors=srgb_to_linear(field.color(vertices).clamp(0, 1)))
 
 
 class Clock:
