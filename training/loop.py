@@ -64,7 +64,8 @@ def run(
         evaluate: averaged module -> named scores.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+    # the recipes build their batches, rays and evaluations on the CPU, so that is where they train until those can move
+    accelerator = Accelerator(mixed_precision=precision, cpu=True)
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     ema = Ema(module.to(accelerator.device), decay)
     step, spent = 0, 0.0

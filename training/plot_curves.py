@@ -17,15 +17,16 @@ ROOT = Path(__file__).resolve().parents[1]
 CURVES = ROOT / "training" / "curves"
 PANELS = (
     ("reconstruction, from six true views", "psnr", "PSNR at 64 px, dB", {
-        "lrm_stage_1": "stage 1, field", "lrm_stage_2": "stage 2, mesh", "lrm_ablation": "stage 1 without the point input",
+        "lrm_stage_1": "stage 1, field", "lrm_ablation": "stage 1 without the point input",
     }),
+    ("reconstruction, stage 2", "psnr_mesh", "PSNR of meshes at 64 px, dB", {"lrm_stage_2": "stage 2, mesh"}),
     ("views, one-step estimate", "psnr_one_step", "PSNR at 32 px, dB", {"views": "without a guide", "views_guided": "with the guide"}),
     ("relief", "test_front", "error of front depth, half frames", {"relief": "front depth"}),
 )  # fmt: skip
 
 
 def main() -> None:
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(14, 4))
+    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(18, 4))
     for axis, (title, score, label, runs) in zip(axes, PANELS, strict=True):
         for name, legend in runs.items():
             lines = [json.loads(line) for line in (CURVES / f"{name}.jsonl").read_text().splitlines()]
