@@ -121,7 +121,7 @@ def test_one_picture_to_a_mesh_joins_the_picture_to_its_views(monkeypatch, scene
     from lathe.pipelines.lrm import LRM
     from lathe.pipelines.nets.mini_lrm import MiniLRM
 
-    model = SimpleNamespace(view_size=64, background=(1.0, 1.0, 1.0), camera_preset="zero123plus_v1.2")
+    model = SimpleNamespace(view_size=64, background=(1.0, 1.0, 1.0), camera_preset="zero123plus_v1.2", mask_method="plain_background")
     seen = []
     monkeypatch.setattr(reconstruct, "imagine", lambda *_: scene.six.images)
     monkeypatch.setattr(reconstruct, "views_to_mesh", lambda lrm, views: seen.append(views) or truth)
