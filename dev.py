@@ -342,7 +342,8 @@ def check() -> int:
     link_pack(ROOT, WORK / "check", "lathe")
     packages = [part for room in ("nodes", "pipelines") for part in ("-p", f"lathe.{room}")]
     os.environ["MYPYPATH"] = os.pathsep.join([str(WORK / "check"), str(ROOT / "support")])
-    return tool("-m", "ruff", "check", ".") or tool("-m", "mypy", *packages) or tool("-m", "mypy", "dev.py", "support")
+    own = ["--explicit-package-bases", "dev.py", "support"]
+    return tool("-m", "ruff", "check", ".") or tool("-m", "mypy", *packages) or tool("-m", "mypy", *own)
 
 
 def export() -> int:
