@@ -173,6 +173,19 @@ def check_cancelled() -> None:
     mm.throw_exception_if_processing_interrupted()
 
 
+@contextmanager
+def keeps_result_on_cancel() -> Iterator[None]:
+    """For the loop of a node that can return its last good state: Cancel leaves the loop, and still ends the prompt.
+
+    The interrupt is set again, so ComfyUI stops before the next node; the state that this node then returns stays in its cache, and
+    queueing once more goes on from there.
+    """
+    try:
+        yield
+    except mm.InterruptProcessingException:
+        mm.interrupt_current_processing(True)
+
+
 def tick_for(node: Any) -> Tick:
     """The tick of a running node (pass `cls`): a progress bar, a JPEG preview each half second, and cancel."""
     bar = comfy.utils.ProgressBar(1, node_id=node.hidden.unique_id)
