@@ -12,6 +12,8 @@ from torch import Tensor
 from .data.mesh import Mesh
 
 _LEAST_ERROR = 1e-10  # a mean squared error below this counts as equal pictures: 100 dB
+_LUMA = (0.299, 0.587, 0.114)
+MS_SSIM_SIDE = 161  # five scales of an 11-pixel window need more than 10 * 2^4 pixels
 
 
 def sample_surface(mesh: Mesh, count: int, seed: int) -> Tensor:
@@ -106,6 +108,47 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
 
     _same_shape(images, truth)
     return windowed_ssim(images.float(), truth.float(), data_range=1.0, size_average=False)
+
+
+def ms_ssim(images: Tensor, truth: Tensor) -> Tensor:
+    """Multi-scale structural similarity of each view, (N,), five scales (Wang et al., 2003); (N, 3, H, W) in [0, 1].
+
+    Raises:
+        ValueError: shapes differ, or a side has fewer than 161 pixels, so that the coarsest scale is smaller than its window.
+    """
+    from pytorch_msssim import ms_ssim as multi_scale_ssim
+
+    _same_shape(images, truth)
+    if min(images.shape[2:]) < MS_SSIM_SIDE:
+        size = " x ".join(map(str, images.shape[2:]))
+        raise ValueError(f"MS-SSIM needs pictures of at least {MS_SSIM_SIDE} pixels a side, not {size}; enlarge them, or take SSIM.")
+    return multi_scale_ssim(images.float(), truth.float(), data_range=1.0, size_average=False)
+
+
+def gradient_energy(images: Tensor, masks: Tensor) -> Tensor:
+    """Mean squared gradient of the luminance over the pixels of each view's mask, (N,) float64; 0 where a mask is empty.
+
+    The focus measure known as Tenengrad, without a threshold: Sobel's operator, scaled to a difference a pixel.
+
+    Args:
+        images: (N, 3, H, W) in [0, 1].  masks: (N, 1, H, W), pixels above one half count.
+    """
+    luma = (images.double() * torch.tensor(_LUMA, dtype=torch.float64).view(3, 1, 1)).sum(1, keepdim=True)
+    across = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=torch.float64) / 8
+    padded = torch.nn.functional.pad(luma, (1, 1, 1, 1), mode="replicate")
+    squared = torch.nn.functional.conv2d(padded, torch.stack([across, across.T])[:, None]).square().sum(1, keepdim=True)
+    inside = (masks > 0.5).double()
+    return (squared * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp_min(1)
+
+
+def sharpness(images: Tensor, truth: Tensor, truth_masks: Tensor) -> Tensor:
+    """Gradient energy over the true object, as a fraction of the truth's, (N,): 1 is as sharp, below 1 blurred, above 1 noisy.
+
+    Args:
+        images, truth: (N, 3, H, W) in [0, 1].  truth_masks: (N, 1, H, W), 1 = object.
+    """
+    _same_shape(images, truth)
+    return gradient_energy(images, truth_masks) / gradient_energy(truth, truth_masks).clamp_min(_LEAST_ERROR)
 
 
 def _fscore(there: Tensor, back: Tensor, threshold: float) -> float:

@@ -100,6 +100,34 @@ def test_ssim():
     assert float(flat) == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1), abs=1e-4)
 
 
+def test_ms_ssim():
+    truth = torch.rand(2, 3, 176, 176, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(metrics.ms_ssim(truth, truth), torch.ones(2))
+    # flat pictures: the structure terms are 1, the luminance term of the coarsest scale carries the weight .1333
+    a, b, c1 = 0.4, 0.8, 0.01**2
+    flat = metrics.ms_ssim(torch.full((1, 3, 176, 176), a), torch.full((1, 3, 176, 176), b))
+    assert float(flat) == pytest.approx(((2 * a * b + c1) / (a * a + b * b + c1)) ** 0.1333, abs=1e-3)
+    with pytest.raises(ValueError, match="161 pixels"):
+        metrics.ms_ssim(truth[..., :160, :160], truth[..., :160, :160])
+
+
+def test_gradient_energy_of_a_ramp_and_sharpness_of_a_blur():
+    ramp = (torch.arange(32) * 0.02).expand(1, 3, 32, 32)
+    inner = torch.zeros(1, 1, 32, 32)
+    inner[..., 4:28, 4:28] = 1
+    assert float(metrics.gradient_energy(ramp, inner)) == pytest.approx(0.02**2, rel=1e-5)
+    assert float(metrics.gradient_energy(ramp.transpose(2, 3), inner)) == pytest.approx(0.02**2, rel=1e-5)
+    assert float(metrics.gradient_energy(ramp, torch.zeros(1, 1, 32, 32))) == 0
+    truth = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool2d(truth, 3, stride=1, padding=1)
+    assert float(metrics.sharpness(truth, truth, inner)) == pytest.approx(1)
+    assert float(metrics.sharpness(blurred, truth, inner)) < 0.3
+    assert float(metrics.sharpness(0.5 * truth, truth, inner)) == pytest.approx(0.25, rel=1e-5)
+    outside = torch.where(inner > 0, truth, torch.zeros(()))
+    inmost = torch.nn.functional.pad(torch.ones(1, 1, 20, 20), (6, 6, 6, 6))
+    assert float(metrics.sharpness(outside, truth, inmost)) == pytest.approx(1)
+
+
 def test_pictures_of_other_size_are_refused():
     with pytest.raises(ValueError, match="shapes differ"):
         metrics.psnr(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 5, 4))
