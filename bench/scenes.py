@@ -1,4 +1,4 @@
-"""One object as the benchmarks see it: the picture that goes in, its six true views, and the 21-view orbit it is judged on.
+"""One object as the benchmarks see it: the pictures that go in, true views, and the views a result is judged on.
 
 The protocol is InstantMesh section 4: an orbit at elevations 30, 0 and -30 on white, objects in [-1, 1]^3, 16k surface points. Library
 objects are rendered as the training set is (textured, with its mild light fixed in the world); other meshes with their own colours.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..pipelines import metrics
-from ..pipelines.cameras import preset_cameras
+from ..pipelines.cameras import posed_cameras, preset_cameras
 from ..pipelines.data.cameras import Cameras
 from ..pipelines.data.mesh import Mesh
 from ..pipelines.meshing import fit_to_cube
@@ -22,6 +23,8 @@ from ..pipelines.meshing import fit_to_cube
 QUERY_SIZE, ORBIT_SIZE = 320, 128
 SURFACE_POINTS = 16_000
 SIX_VIEWS, ORBIT = "zero123plus_v1.2", "instantmesh_orbit"
+TURNTABLE_SIZE, TURNTABLE_RINGS, HELD_OUT_ELEVATIONS = 256, (-10.0, 30.0), (10.0, 45.0)
+LEAST_ANGLE = 10.0  # degrees between a held-out view and any that went in
 QUERY_VIEW = 32  # of the data set's cameras: azimuth 0, an elevation in -10..40 that depends on the object's name alone
 
 
@@ -66,6 +69,50 @@ class Scene:
         return float(torch.rad2deg(torch.asin(eye[1] / eye.norm())))
 
 
+@dataclass(frozen=True)
+class Turntable:
+    """One object filmed all around.
+
+    Attributes:
+        key: its name.
+        surface: (16000, 3) points of the true surface, uniform by area.
+        inputs: 16 views, two rings of 8.
+        held_out: 8 views that no method sees.
+    """
+
+    key: str
+    surface: Tensor
+    inputs: Views
+    held_out: Views
+
+
+def turntable_cameras() -> tuple[Cameras, Cameras]:
+    """The 16 cameras that go in and the 8 held out, at the training views' radius and field of view.
+
+    In: a ring of 8 at elevation -10 (azimuths 0, 45, ...) and one at 30 (azimuths 22.5, 67.5, ...), as somebody who turns an object in
+    front of a camera twice. Held out: azimuths 11.25, 56.25, ..., between the rings (elevation 10) and above both (45) in turn.
+
+    Raises:
+        ValueError: a held-out view lies within 10 degrees of one that goes in.
+    """
+    from ..training.render_dataset import FOV, RADIUS
+
+    steps = [45.0 * step for step in range(8)]
+    low, high = TURNTABLE_RINGS
+    inputs = posed_cameras(steps + [a + 22.5 for a in steps], [low] * 8 + [high] * 8, RADIUS, FOV)
+    held_out = posed_cameras([a + 11.25 for a in steps], [HELD_OUT_ELEVATIONS[step % 2] for step in range(8)], RADIUS, FOV)
+    nearest = float(angles_between(inputs, held_out).min())
+    if nearest < LEAST_ANGLE:
+        raise ValueError(f"A held-out view lies {nearest:.1f} degrees from one that goes in; at least {LEAST_ANGLE:g} are needed.")
+    return inputs, held_out
+
+
+def angles_between(first: Cameras, second: Cameras) -> Tensor:
+    """(V1, V2) angles in degrees between the directions from the origin to the cameras."""
+    a, b = (torch.nn.functional.normalize(c.c2w[:, :3, 3].double(), dim=1) for c in (first, second))
+    return torch.rad2deg(torch.acos((a @ b.T).clamp(-1, 1)))
+
+
 def chosen_keys(arguments: argparse.Namespace) -> list[str]:
     """Names of the objects that `common.add_object_arguments` selected: bench objects, all test objects, or files."""
     from ..training.objects import split
@@ -83,7 +130,16 @@ def load_scene(arguments: argparse.Namespace, key: str, size: int) -> Scene:
     from ..training.render_dataset import dataset_cameras
 
     cameras = [dataset_cameras(key).select([QUERY_VIEW]), preset_cameras(SIX_VIEWS), preset_cameras(ORBIT)]
-    sizes = [QUERY_SIZE, size, ORBIT_SIZE]
+    return Scene(*_rendered(arguments, key, cameras, [QUERY_SIZE, size, ORBIT_SIZE]))
+
+
+def load_turntable(arguments: argparse.Namespace, key: str) -> Turntable:
+    """The turntable of one object, 256 px."""
+    return Turntable(*_rendered(arguments, key, list(turntable_cameras()), [TURNTABLE_SIZE] * 2))
+
+
+def _rendered(arguments: argparse.Namespace, key: str, cameras: list[Cameras], sizes: list[int]) -> tuple[Any, ...]:
+    """The object's name, points of its surface, and its views from each set of cameras."""
     if arguments.meshes is not None:
         mesh = fit_to_cube(_load_mesh(Path(key)))
         views = [_render_own(mesh, c, s) for c, s in zip(cameras, sizes, strict=True)]
@@ -94,7 +150,7 @@ def load_scene(arguments: argparse.Namespace, key: str, size: int) -> Scene:
         obj = load_object(arguments.objects, key)
         mesh = Mesh(torch.from_numpy(obj.vertices), torch.from_numpy(obj.faces).long())
         views = [_render_library(obj, c, s) for c, s in zip(cameras, sizes, strict=True)]
-    return Scene(key, metrics.sample_surface(mesh, SURFACE_POINTS, seed=0), *views)
+    return key, metrics.sample_surface(mesh, SURFACE_POINTS, seed=0), *views
 
 
 def _render_library(obj: object, cameras: Cameras, size: int) -> Views:

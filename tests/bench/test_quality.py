@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lathe.bench import baselines, common, quality, reconstruct, retrieval, scenes
+from lathe.bench.quality_stages import meshes
 from lathe.pipelines.rendering import render_mesh
 from lathe.training.objects import load_object
 from lathe.training.rendered import framed
@@ -26,7 +27,7 @@ def truth():
 
 
 def test_the_true_mesh_scores_near_the_limit(scene, truth):
-    scores, images = quality.mesh_scores(truth, scene)
+    scores, images = meshes.mesh_scores(truth, scene)
     assert images.shape == (21, 3, 128, 128)
     assert scores["fscore_0.05"] > 0.99 and scores["chamfer"] < 0.03
     # what is left is the light of the true pictures, which the bare texture lacks
@@ -34,16 +35,16 @@ def test_the_true_mesh_scores_near_the_limit(scene, truth):
 
 
 def test_a_failed_reconstruction_scores_as_an_empty_picture(scene):
-    scores, images = quality.mesh_scores(reconstruct.nothing(), scene)
+    scores, images = meshes.mesh_scores(reconstruct.nothing(), scene)
     assert float(images.min()) > 0.5
     assert scores["fscore_0.05"] < 0.05 and scores["chamfer"] > 0.5
-    hull, _ = quality.mesh_scores(baselines.visual_hull_mesh(scene.six.images, scene.six.masks, scene.six.cameras), scene)
+    hull, _ = meshes.mesh_scores(baselines.visual_hull_mesh(scene.six.images, scene.six.masks, scene.six.cameras), scene)
     assert hull["psnr"] > scores["psnr"] + 5 and hull["fscore_0.05"] > 0.5
 
 
 def run(monkeypatch, capsys, *words):
     monkeypatch.setattr("sys.argv", ["quality.py", *words])
-    quality.main()
+    assert quality.main() == 0
     return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
 
 
