@@ -58,13 +58,11 @@ def chamfer(points: Tensor, truth: Tensor) -> float:
     return float(nearest_distances(points, truth).mean() + nearest_distances(truth, points).mean())
 
 
-def fscore(points: Tensor, truth: Tensor, threshold: float) -> float:
-    """F-score: harmonic mean of precision (share of `points` within `threshold` of the truth) and recall (the reverse)."""
-    return _fscore(nearest_distances(points, truth), nearest_distances(truth, points), threshold)
-
-
 def surface_scores(points: Tensor, truth: Tensor, thresholds: tuple[float, ...] = (0.2, 0.1, 0.05)) -> dict[str, float]:
-    """`chamfer` and `fscore_<threshold>` of two point sets, with one search each way."""
+    """`chamfer` and `fscore_<threshold>` of two point sets, with one search each way.
+
+    The F-score is the harmonic mean of precision (share of `points` within the threshold of the truth) and recall (the reverse).
+    """
     there, back = nearest_distances(points, truth), nearest_distances(truth, points)
     scores = {f"fscore_{threshold:g}": _fscore(there, back, threshold) for threshold in thresholds}
     return scores | {"chamfer": float(there.mean() + back.mean())}

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import sheets
 from .data.cameras import Cameras
 from .data.field import Field
 from .data.mesh import Mesh
@@ -127,11 +126,6 @@ def render_field(
             views.append([part.cpu() for part in _reduce(fine, supersample)])
             tick((index + 1) * chunks, cameras.n_views * chunks, _preview(views[-1][0]))
     return RenderedViews(*(torch.cat(parts) for parts in zip(*views, strict=True)))
-
-
-def contact_sheet(images: Tensor, columns: int) -> Tensor:
-    """Images (N, 3, H, W) laid out row by row on one white sheet (3, H', W')."""
-    return sheets.tile(images, columns)[0]
 
 
 class _MeshScene:

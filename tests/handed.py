@@ -60,3 +60,9 @@ def read_front(image, points_x, points_y):
         pattern = letter(sign * points_x[inside], points_y[inside]).float()
         scores.append(float(torch.corrcoef(torch.stack([dark, pattern]))[0, 1]))
     return scores
+
+
+def signed_volume(vertices, faces):
+    """Volume enclosed by a closed mesh; positive where faces are counter-clockwise seen from outside."""
+    a, b, c = vertices.double()[faces].unbind(1)
+    return float((a * torch.linalg.cross(b, c)).sum() / 6)

@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from handed import HALF, LetterField, letter, read_front
+from handed import HALF, LetterField, letter, read_front, signed_volume
 from lathe.pipelines import cameras as presets
 from lathe.pipelines import files, meshing, texture
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.ops.mesh_tools import signed_volume
 from lathe.pipelines.rendering import render_field, render_mesh
 
 SIZE, FOV = 128, 30.0

@@ -6,12 +6,13 @@ import time
 
 import pytest
 import torch
+from handed import signed_volume
 from lathe.pipelines import meshing
 from lathe.pipelines.data.field import FlexiGrid
 from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.ops.color import linear_to_srgb, srgb_to_linear
 from lathe.pipelines.ops.flexicubes import regular_grid
-from lathe.pipelines.ops.mesh_tools import face_components, signed_volume, taubin, vertex_normals, weld
+from lathe.pipelines.ops.mesh_tools import face_components, taubin, vertex_normals, weld
 
 
 class Ball:

@@ -50,17 +50,16 @@ def test_chamfer_is_the_sum_of_both_means():
 def test_parallel_planes_have_twice_their_distance():
     a, b = metrics.sample_surface(square(0), 16_000, 0), metrics.sample_surface(square(0.3), 16_000, 1)
     assert metrics.chamfer(a, b) == pytest.approx(0.6, abs=2e-3)
-    assert metrics.fscore(a, b, 0.29) == 0
-    assert metrics.fscore(a, b, 0.32) > 0.999
+    scores = metrics.surface_scores(a, b, (0.29, 0.32))
+    assert scores["fscore_0.29"] == 0 and scores["fscore_0.32"] > 0.999
 
 
 def test_fscore_is_the_harmonic_mean():
     truth = torch.tensor([[float(i), 0, 0] for i in range(4)])
     points = torch.tensor([[0.0, 0, 0], [0.01, 0, 0]])  # precision 1, recall 1/4
-    assert metrics.fscore(points, truth, 0.05) == pytest.approx(2 * 0.25 / 1.25)
-    assert metrics.fscore(points + 100, truth, 0.05) == 0
+    assert metrics.surface_scores(points + 100, truth)["fscore_0.05"] == 0
     scores = metrics.surface_scores(points, truth)
-    assert scores["fscore_0.05"] == pytest.approx(0.4)
+    assert scores["fscore_0.05"] == pytest.approx(2 * 0.25 / 1.25)
     assert scores["chamfer"] == pytest.approx(metrics.chamfer(points, truth))
     assert set(scores) == {"fscore_0.2", "fscore_0.1", "fscore_0.05", "chamfer"}
 

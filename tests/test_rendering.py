@@ -9,7 +9,7 @@ import torch
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.rendering import RenderedViews, contact_sheet, render_field, render_mesh
+from lathe.pipelines.rendering import RenderedViews, render_field, render_mesh
 from torch import Tensor
 
 RADIUS = 0.7
@@ -246,10 +246,3 @@ def test_bad_requests_are_refused() -> None:
         render_field(Ball("sdf"), THREE, 0, 8)
     with pytest.raises(ValueError, match="supersample"):
         render_mesh(sphere(8), THREE, 8, 8, supersample=3)
-
-
-def test_contact_sheet() -> None:
-    images = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 2, 4) / 5
-    sheet = contact_sheet(images, 3)
-    assert sheet.shape == (3, 4, 12)
-    assert float(sheet[0, 0, 5]) == pytest.approx(0.2) and float(sheet[0, 2, 0]) == pytest.approx(0.6) and float(sheet[0, 3, 11]) == 1

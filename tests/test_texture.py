@@ -91,13 +91,18 @@ def test_nothing_is_left_black_between_the_charts(bare):
     assert texture.bake_from_field(bare, White(), 256).texture.min() == 1
 
 
-def test_gaps_take_the_nearest_color():
+def test_gaps_take_a_color_near_them():
     picture = torch.zeros(8, 8, 1)
     covered = torch.zeros(8, 8, dtype=torch.bool)
     picture[2, 1], picture[5, 7] = 1.0, 2.0
     covered[2, 1] = covered[5, 7] = True
     filled = fill_gaps(picture, covered)[..., 0]
     assert filled[0, 0] == 1 and filled[3, 2] == 1 and filled[7, 7] == 2 and filled[6, 5] == 2
+    odd = torch.rand(37, 50, 3, generator=torch.Generator().manual_seed(0))
+    some = torch.rand(37, 50, generator=torch.Generator().manual_seed(1)) < 0.02
+    filled = fill_gaps(odd, some)
+    assert filled.shape == odd.shape and torch.equal(filled[some], odd[some])
+    assert filled.amin() >= odd[some].amin() and filled.amax() <= odd[some].amax()
 
 
 def test_nearest_colors_are_exact_at_the_points():

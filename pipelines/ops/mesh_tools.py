@@ -13,12 +13,6 @@ def face_vectors(vertices: Tensor, faces: Tensor) -> Tensor:
     return torch.linalg.cross(b - a, c - a)
 
 
-def signed_volume(vertices: Tensor, faces: Tensor) -> float:
-    """Volume enclosed by a closed mesh; positive where faces are counter-clockwise seen from outside."""
-    a, b, c = vertices.double()[faces].unbind(1)
-    return float((a * torch.linalg.cross(b, c)).sum() / 6)
-
-
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """Unit normals (V, 3): the mean of the faces around a position, weighted by area, so that a texture seam does not show in them."""
     place, first = weld(vertices)

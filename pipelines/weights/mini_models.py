@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .readers import read_metadata, read_state_dict
 
 FOLDER = Path(__file__).resolve().parent / "mini"
 VIEWS, LRM_FILE = FOLDER / "views_mini.safetensors", FOLDER / "lrm_mini.safetensors"
+VIEWS_KEYS = ("patch", "unet", "view_size", "camera_preset", "steps", "guidance", "guide_share")
 
 
 class MiniCodec:
@@ -48,8 +50,8 @@ class MiniCodec:
 
     def preview(self, latents: Tensor) -> Tensor:
         """(1, channels, h, w) -> (H, W, 3) in [0, 1]."""
-        # the sampler previews while only the denoiser is sure to be on the device
-        return self.codec.to(latents.device).decode(latents)[0].permute(1, 2, 0)
+        # the sampler previews while only the denoiser is sure to be on the device: the few latents go where the codec is
+        return self.codec.decode(latents.to(self.codec.mean.device))[0].permute(1, 2, 0)
 
     def activation_bytes(self, height: int, width: int) -> dict[str, int]:
         """A few copies of the picture."""
@@ -86,14 +88,20 @@ def resized(image: Tensor, size: int) -> Tensor:
     return interpolate(image, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def read_config(path: Path, kind: str) -> dict[str, Any]:
-    """The settings in a mini model's header. Raises ValueError where the file is not a mini model of that kind."""
+def read_config(path: Path, kind: str, keys: Sequence[str]) -> dict[str, Any]:
+    """The settings in a mini model's header, all of `keys`. Raises ValueError where the file is not a mini model of that kind."""
     text = read_metadata(path).get("lathe_config")
     if text is None:
         raise ValueError(f"{path.name} is not one of Lathe's mini models: its header holds no lathe_config.")
-    config: dict[str, Any] = json.loads(text)
+    try:
+        config: dict[str, Any] = dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path.name} is damaged: the lathe_config in its header is no JSON object.") from error
     if config.get("kind") != kind:
         raise ValueError(f"{path.name} holds a {config.get('kind')} model; this loader expects a {kind} model.")
+    missing = [key for key in keys if key not in config]
+    if missing:
+        raise ValueError(f"{path.name} is damaged: the settings in its header lack {', '.join(missing)}.")
     return config
 
 
@@ -101,7 +109,7 @@ def load_views(path: Path = VIEWS) -> ViewModel:
     """The mini view model. Raises ValueError for a file that is damaged or holds something else."""
     from diffusers import UNet2DConditionModel
 
-    config = read_config(path, "views")
+    config = read_config(path, "views", VIEWS_KEYS)
     codec = PatchCodec(config["patch"], config["unet"]["out_channels"])
     encoder = QueryEncoder(config["unet"]["cross_attention_dim"], config["view_size"])
     relief = ReliefNet()
@@ -125,7 +133,7 @@ def load_views(path: Path = VIEWS) -> ViewModel:
 
 def load_lrm(path: Path = LRM_FILE) -> LRM:
     """The mini reconstruction model. Raises ValueError for a file that is damaged or holds something else."""
-    config = read_config(path, "lrm")
+    config = read_config(path, "lrm", ["settings"])
     net = MiniLRM.from_settings(config["settings"])
     _fill({"net": net}, read_state_dict(path), path)
     return LRM(net=net, name="mini")
