@@ -91,7 +91,7 @@ def test_nothing_is_left_black_between_the_charts(bare):
     assert texture.bake_from_field(bare, White(), 256).texture.min() == 1
 
 
-def test_gaps_take_a_color_near_them():
+def test_gaps_take_the_nearest_color():
     picture = torch.zeros(8, 8, 1)
     covered = torch.zeros(8, 8, dtype=torch.bool)
     picture[2, 1], picture[5, 7] = 1.0, 2.0

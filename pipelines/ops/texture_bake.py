@@ -47,29 +47,15 @@ def texels(uvs: Tensor, faces: Tensor, size: int) -> Iterator[Texels]:
 
 
 def fill_gaps(texture: Tensor, covered: Tensor) -> Tensor:
-    """Gives every texel outside `covered` (H, W) a colour of covered ones near it, so that filtering and mip levels show no seams.
-
-    A texel beside covered ones takes their mean, any other the mean of the smallest aligned block of 2^k x 2^k texels that holds a
-    covered one (pull-push; Gortler et al., The Lumigraph, 1996). Covered texels keep their colour.
+    """Gives every texel outside `covered` (H, W) the colour of the nearest covered one, so that filtering and mip levels show no seams.
 
     Args:
         texture: (H, W, C).
     """
-    weight = covered[None, None].to(texture.dtype)
-    color = texture.movedim(-1, 0)[None] * weight
-    around = F.avg_pool2d(weight, 3, stride=1, padding=1)
-    ring = F.avg_pool2d(color, 3, stride=1, padding=1) / around.clamp(min=0.01)
-    color, weight = torch.where(weight > 0, color, ring), (around > 0).to(texture.dtype)
-    levels = [(color, weight)]
-    while not bool((weight > 0).all()) and max(weight.shape) > 1:
-        color, weight = (F.avg_pool2d(part, 2, ceil_mode=True) for part in (color, weight))
-        levels.append((color, weight))
-    filled = levels[-1][0] / levels[-1][1].clamp(min=1e-12)
-    for color, weight in reversed(levels[:-1]):
-        height, width = weight.shape[2:]
-        coarse = filled.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[:, :, :height, :width]
-        filled = torch.where(weight > 0, color / weight.clamp(min=1e-12), coarse)
-    return filled[0].movedim(0, -1)
+    from scipy.ndimage import distance_transform_edt
+
+    rows, columns = distance_transform_edt(~covered.numpy(), return_distances=False, return_indices=True)
+    return texture[torch.from_numpy(rows).long(), torch.from_numpy(columns).long()]
 
 
 def nearest_colors(points: Tensor, colors: Tensor, wanted: Tensor, most: int = 100_000) -> Tensor:
