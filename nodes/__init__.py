@@ -1,6 +1,6 @@
 """The nodes, one module a stage. The only folder that imports ComfyUI.
 
-A stage module lists its node classes in `NODES`; every module here but the two that serve them is a stage.
+A stage module lists its node classes in `NODES`; every module here but those that serve them is a stage.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import host
 
-SERVICES = {"host", "sockets"}
+SERVICES = {"host", "sockets", "splat_sockets"}
 
 
 def stage_modules() -> list[str]:

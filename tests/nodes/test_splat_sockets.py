@@ -1,0 +1,99 @@
+"""SPLAT at sockets: ours and other nodes', on cores with and without a payload of their own."""
+
+import pytest
+import torch
+from lathe.nodes import splat_sockets as sockets
+from lathe.pipelines.data.splats import Splats
+
+
+def splats(count: int, degree: int = 0) -> Splats:
+    draw = torch.Generator().manual_seed(count)
+    rotations = torch.nn.functional.normalize(torch.randn(count, 4, generator=draw), dim=-1)
+    sh = torch.randn(count, (degree + 1) ** 2, 3, generator=draw)
+    return Splats(torch.randn(count, 3, generator=draw), torch.rand(count, 3, generator=draw) + 0.1, rotations, torch.rand(count), sh)
+
+
+def assert_same(a: Splats, b: Splats) -> None:
+    sign = (a.rotations * b.rotations).sum(-1, keepdim=True).sign()
+    torch.testing.assert_close(a.rotations, b.rotations * sign)
+    for name in ("positions", "scales", "opacities", "sh"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+def core_splat(count: int = 4, **changed) -> sockets.OwnSplat:
+    parts = dict(positions=torch.rand(1, count, 3), scales=torch.ones(1, count, 3), rotations=torch.ones(1, count, 4))
+    parts |= dict(opacities=torch.rand(1, count, 1), sh=torch.rand(1, count, 1, 3))
+    return sockets.OwnSplat(**{**parts, **changed})
+
+
+@pytest.mark.parametrize("rich", [False, True])
+def test_batches_come_back_without_padding(rich, monkeypatch):
+    kind = type("SPLAT", (sockets.OwnSplat,), {}) if rich else sockets.OwnSplat
+    if rich:
+        monkeypatch.setattr(sockets.Types, "SPLAT", kind, raising=False)
+    given = [splats(5, degree=1), splats(3, degree=1), splats(0, degree=1)]
+    core = sockets.to_core_splat(given)
+    assert isinstance(core, kind) or hasattr(sockets.Types, "SPLAT")
+    assert core.positions.shape == (3, 5, 3) and core.opacities.shape == (3, 5, 1) and core.sh.shape == (3, 5, 4, 3)
+    assert core.counts.tolist() == [5, 3, 0]
+    for before, after in zip(given, sockets.from_core_splat(core), strict=True):
+        assert_same(after, before)
+
+
+def test_sockets_are_y_down():
+    given = splats(6)
+    core = sockets.to_core_splat([given])
+    assert torch.equal(core.positions[0], given.positions * torch.tensor([1.0, -1.0, -1.0]))
+
+
+def test_degrees_of_a_batch_are_filled_up_with_zeros():
+    core = sockets.to_core_splat([splats(2, degree=0), splats(2, degree=2)])
+    low, high = sockets.from_core_splat(core)
+    assert low.degree == high.degree == 2
+    assert torch.equal(low.sh[:, :1], splats(2).sh) and not low.sh[:, 1:].any()
+
+
+def test_gradients_and_inputs_stay_behind():
+    given = splats(4)
+    given.positions.requires_grad_()
+    core = sockets.to_core_splat([given])
+    core.positions[0, 0] = 7.0
+    assert not core.positions.requires_grad and not (given.positions == 7).any()
+
+
+def test_another_nodes_splat_without_counts_loses_its_padding():
+    parts = vars(core_splat(4)).copy()
+    parts = {name: torch.cat([rows, torch.zeros_like(rows[:, :2])], 1) for name, rows in parts.items() if rows is not None}
+    (back,) = sockets.from_core_splat(sockets.OwnSplat(**parts))
+    assert len(back) == 4
+
+
+def test_opacities_a_little_outside_are_clamped():
+    (back,) = sockets.from_core_splat(core_splat(2, opacities=torch.tensor([[[1.0001], [-0.0001]]])))
+    assert back.opacities.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"positions": torch.rand(4, 3)}, r"\(assets, Gaussians, 3\), not \(4, 3\)"),
+        ({"scales": torch.ones(1, 3, 3)}, r"needs scales of shape \(1, 4, 3\), not \(1, 3, 3\)"),
+        ({"opacities": torch.rand(1, 4)}, r"needs opacities of shape \(1, 4, 1\)"),
+        ({"sh": torch.rand(1, 4, 3)}, r"needs sh of shape \(1, 4, 1, 3\)"),
+        ({"sh": torch.rand(1, 4, 5, 3)}, "sh must have shape"),
+        ({"counts": torch.tensor([5])}, r"cannot have counts \[5\]"),
+        ({"positions": torch.full((1, 4, 3), float("nan"))}, "Asset 0 of the SPLAT cannot be used.*positions hold NaN"),
+        ({"scales": -torch.ones(1, 4, 3)}, "logarithms"),
+        ({"rotations": torch.zeros(1, 4, 4)}, "length 0"),
+    ],
+)
+def test_what_is_wrong_is_said(changed, words):
+    with pytest.raises(ValueError, match=words):
+        sockets.from_core_splat(core_splat(**changed))
+
+
+def test_what_is_no_splat_is_said():
+    with pytest.raises(ValueError, match="not a str"):
+        sockets.splats_in("a.ply")
+    with pytest.raises(ValueError, match="no splats"):
+        sockets.to_core_splat([])
