@@ -3,7 +3,8 @@
     python training/render_demo.py --objects DIR --key blendswap-cc-0/chicken --azimuth 60 --out DIR
 
 Writes `picture.png`, 512 px with alpha, seen from the given azimuth and elevation 15, and `view_1.png` .. `view_6.png`, 320 px
-with alpha: the object's true views at the poses of Zero123++ v1.2, whose azimuths count from the picture's.
+with alpha: the object's true views at the poses of Zero123++ v1.2, whose azimuths count from the picture's. Also `turntable.png`, a
+sheet of 4 x 4 frames, 256 px with alpha each: one turn from the object's front, 22.5 degrees a frame, at elevation 20.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from lathe.training.render_dataset import orbit_cameras, render_object  # noqa: 
 
 AZIMUTHS = np.array([30.0, 90.0, 150.0, 210.0, 270.0, 330.0])
 ELEVATIONS = np.array([20.0, -10.0, 20.0, -10.0, 20.0, -10.0])
+TURN, TURN_ELEVATION, TURN_COLUMNS = np.arange(16) * 22.5, 20.0, 4
 
 
 def render_demo(folder: str | None, key: str, azimuth: float, out: Path) -> None:
-    """The picture of `key` from `azimuth` (degrees) and its six views.
+    """The picture of `key` from `azimuth` (degrees), its six views and its turntable.
 
     Raises:
         ValueError: the object is not of the test split.
@@ -40,6 +42,9 @@ def render_demo(folder: str | None, key: str, azimuth: float, out: Path) -> None
     views = render_object(obj, orbit_cameras(azimuth + AZIMUTHS, ELEVATIONS), 320, aa=3)
     for i, view in enumerate(views.rgba, 1):
         Image.fromarray(view).save(out / f"view_{i}.png", optimize=True)
+    frames = render_object(obj, orbit_cameras(TURN, np.full(len(TURN), TURN_ELEVATION)), 256, aa=3).rgba
+    rows = [np.concatenate(list(frames[i : i + TURN_COLUMNS]), axis=1) for i in range(0, len(frames), TURN_COLUMNS)]
+    Image.fromarray(np.concatenate(rows)).save(out / "turntable.png", optimize=True)
 
 
 def main() -> None:
