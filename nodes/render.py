@@ -29,7 +29,7 @@ class LatheRenderViews(io.ComfyNode):
             category=CATEGORY,
             description="Renders a mesh, splats or a field at every camera, unlit: pictures, masks, depth and normals. "
             "For turntables, ControlNet guides, comparisons.",
-            search_aliases=["turntable", "render mesh", "render splats", "gaussian splatting", "depth map", "normal map", "novel views", "rasterize"],
+            search_aliases=["turntable", "render mesh", "render splats", "depth map", "normal map", "novel views", "rasterize"],
             inputs=[
                 sockets.asset_input(
                     "asset", *ASSETS,

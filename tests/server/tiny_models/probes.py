@@ -39,8 +39,10 @@ def fingerprint(value, into=None) -> str:
         fingerprint({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, into)
     elif isinstance(value, str | bytes | int | float | bool | None):
         into.update(repr(value).encode())
-    elif type(value).__name__ in ("MESH", "VOXEL", "SPLAT"):
+    elif type(value).__name__ in ("MESH", "VOXEL", "SPLAT", "OwnSplat"):
         fingerprint(vars(value), into)
+    elif isinstance(getattr(value, "model", None), torch.nn.Module):  # core's patcher of a MODEL, a CLIP_VISION
+        fingerprint(value.model, into)
     elif hasattr(value, "nets"):  # several networks: a view model
         fingerprint(value.nets, into)
     elif hasattr(value, "patcher"):  # a network: its weights are read through the patcher's module
