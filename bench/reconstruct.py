@@ -16,7 +16,8 @@ from ..pipelines.lrm import LRM, reconstruct
 from ..pipelines.meshing import clean, field_to_mesh
 from ..pipelines.nets.mini_lrm import MiniLRM
 from ..pipelines.picture_camera import place_picture
-from ..pipelines.view_diffusion import ViewModel, generate_views
+from ..pipelines.view_diffusion import generate_views
+from ..pipelines.view_model import ViewModel
 from ..pipelines.weights import adapters, mini_models
 from ..pipelines.weights.zero123plus import load_zero123plus
 from .scenes import Views

@@ -19,7 +19,7 @@ from .sockets import schema, widget
 
 if TYPE_CHECKING:
     from ..pipelines.data.progress import Tick
-    from ..pipelines.view_diffusion import ViewModel
+    from ..pipelines.view_model import ViewModel
 
 CATEGORY = "3d/Lathe/Views"
 SAMPLERS = ["euler_ancestral", "dpmpp_2m"]
@@ -38,7 +38,7 @@ class LoadedViewModel:
     """
 
     def __init__(self, build: Callable[[], ViewModel]) -> None:
-        from ..pipelines.view_diffusion import memory_required
+        from ..pipelines.view_model import memory_required
 
         with torch.inference_mode(False):
             self.model = build()

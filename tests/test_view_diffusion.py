@@ -9,6 +9,7 @@ import torch
 from data.seeded_weights import seed_module_
 from data.tiny_view_model import GOLDEN, error, picture, view_model
 from lathe.pipelines import view_diffusion as vd
+from lathe.pipelines import view_model as vm
 from lathe.pipelines.nets import zero123plus as parts
 from lathe.pipelines.nets.reference_attention import ReferenceUNet
 
@@ -63,17 +64,17 @@ def test_picture_embedding_and_prompt_tokens(model):
 
 @pytest.mark.parametrize(("steps", "prefix"), [(4, ""), (28, "sched28_"), (75, "sched75_")])
 def test_timesteps_and_sigmas(steps, prefix):
-    scheduler = vd.NoiseSchedule().scheduler("euler_ancestral", steps)
+    scheduler = vm.NoiseSchedule().scheduler("euler_ancestral", steps)
     assert error(scheduler.timesteps, f"{prefix}timesteps") == 0
     assert error(scheduler.sigmas, f"{prefix}sigmas") < 1e-5
     if steps == 4:
         assert float(scheduler.init_noise_sigma) == pytest.approx(float(GOLDEN["init_noise_sigma"]), rel=1e-6)
 
 
-@pytest.mark.parametrize("sampler", vd.SAMPLERS)
+@pytest.mark.parametrize("sampler", vm.SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 27, 61, 103, 121, 244, 1000])
 def test_any_number_of_steps_starts_at_the_noisiest_timestep_and_ends_above_zero(sampler, steps):
-    scheduler = vd.NoiseSchedule().scheduler(sampler, steps)
+    scheduler = vm.NoiseSchedule().scheduler(sampler, steps)
     timesteps = scheduler.timesteps.tolist()
     assert len(timesteps) == steps and len(scheduler.sigmas) == steps + 1
     assert timesteps[0] == 999 and timesteps[-1] >= 0 and timesteps == sorted(set(timesteps), reverse=True)
@@ -130,12 +131,12 @@ def test_decoding(model):
 def test_the_whole_run(model, given_pixels):
     views = vd.generate_views(model, picture(), seed=123)
     assert views.shape == (6, 3, 64, 64)
-    assert error(vd.grid_from_views(views, 3, 2), "final_image01") < 3e-4
+    assert error(vm.grid_from_views(views, 3, 2), "final_image01") < 3e-4
 
 
 def test_the_whole_run_from_the_picture_itself_stays_close(model):
     views = vd.generate_views(model, picture(), seed=123)
-    assert error(vd.grid_from_views(views, 3, 2), "final_image01") < 0.05
+    assert error(vm.grid_from_views(views, 3, 2), "final_image01") < 0.05
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ def test_both_samplers_denoise_a_perfect_network_to_its_picture(model):
         return a.sqrt() * noise - (1 - a).sqrt() * clean
 
     condition = vd.Condition(torch.zeros(1, 4, 8, 8), torch.zeros(1, 77, 32))
-    for sampler in vd.SAMPLERS:
+    for sampler in vm.SAMPLERS:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ReferenceUNet, "forward", oracle)
             patch.setattr(model.codec, "_preview", torch.zeros(5, 3))
@@ -282,7 +283,7 @@ def test_the_same_loop_serves_another_codec_conditioner_grid_and_clean_reference
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), layers_per_block=1,
     )  # fmt: skip
     seed_module_(unet, prefix="mini.")
-    small = vd.ViewModel(unet, PixelCodec(), MeanColor(), "none", rows=1, columns=4, view_size=32, reference_is_noised=False, steps=2)
+    small = vm.ViewModel(unet, PixelCodec(), MeanColor(), "none", rows=1, columns=4, view_size=32, reference_is_noised=False, steps=2)
     views = vd.generate_views(small, torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)), seed=0)
     assert views.shape == (4, 3, 32, 32) and torch.isfinite(views).all() and views.std() > 0
     assert set(small.modules()) == {"unet"}
@@ -290,10 +291,10 @@ def test_the_same_loop_serves_another_codec_conditioner_grid_and_clean_reference
 
 def test_views_and_grid_are_inverses_row_by_row():
     views = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 4, 5)
-    grid = vd.grid_from_views(views, 3, 2)
+    grid = vm.grid_from_views(views, 3, 2)
     assert grid.shape == (1, 3, 12, 10)
     assert grid[0, 0, ::4, ::5].tolist() == [[0, 1], [2, 3], [4, 5]]
-    assert torch.equal(vd.views_from_grid(grid, 3, 2), views)
+    assert torch.equal(vm.views_from_grid(grid, 3, 2), views)
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -315,6 +316,6 @@ def test_bad_input_is_said_before_any_network_runs(model, change, words):
 
 
 def test_memory_estimate_grows_with_the_grid(model):
-    need, large = vd.memory_required(model), vd.memory_required(dataclasses.replace(model, view_size=128))
+    need, large = vm.memory_required(model), vm.memory_required(dataclasses.replace(model, view_size=128))
     assert set(need) == set(model.modules())
     assert large["unet"] == 4 * need["unet"] and large["vae"] == 4 * need["vae"] > 0

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...pipelines import view_diffusion
+from ...pipelines import view_diffusion, view_model
 from ...pipelines.nets import zero123plus as parts
 from ...pipelines.nets.reference_attention import ReferenceUNet
 from ...pipelines.weights import zero123plus as published
@@ -27,7 +27,7 @@ MAKE = {
 }
 
 
-def build() -> view_diffusion.ViewModel:
+def build() -> view_model.ViewModel:
     """The tiny view model with the deterministic weights."""
     configs = find_manifest("zero123plus_tiny")["configs"]
 
@@ -42,11 +42,11 @@ def build() -> view_diffusion.ViewModel:
     prompt = published.empty_prompt(network("text_encoder"))
     conditioner = parts.ClipConditioner(network("vision_encoder"), prompt, torch.tensor(published.ramping_coefficients()))
     codec = parts.VaeCodec(network("vae"), reference_size=64)
-    return view_diffusion.ViewModel(network("unet"), codec, conditioner, "zero123plus_v1.2", view_size=64, steps=4)
+    return view_model.ViewModel(network("unet"), codec, conditioner, "zero123plus_v1.2", view_size=64, steps=4)
 
 
 @contextmanager
-def given_pixels(model: view_diffusion.ViewModel, golden: dict[str, Tensor]) -> Iterator[None]:
+def given_pixels(model: view_model.ViewModel, golden: dict[str, Tensor]) -> Iterator[None]:
     """The golden's preprocessed pictures in place of our own preprocessing."""
     kept = model.codec.pixel_values, model.conditioner.pixel_values  # type: ignore[attr-defined]
     model.codec.pixel_values = lambda image: golden["pixel_values_vae"]  # type: ignore[attr-defined]
@@ -88,10 +88,10 @@ def outputs(name: str, golden: dict[str, np.ndarray]) -> Outputs:
         yield "decoded_unscaled", parts.unscale_image(raw)
     with given_pixels(model, want):
         views = view_diffusion.generate_views(model, image[0], seed=SEED)
-    yield "final_image01", view_diffusion.grid_from_views(views, model.rows, model.columns)
+    yield "final_image01", view_model.grid_from_views(views, model.rows, model.columns)
 
 
-def _denoiser(model: view_diffusion.ViewModel, want: dict[str, Tensor]) -> Outputs:
+def _denoiser(model: view_model.ViewModel, want: dict[str, Tensor]) -> Outputs:
     """Single calls of the denoiser on the golden's own inputs."""
     network = ReferenceUNet(model.unet)
     for i in range(4):
@@ -101,7 +101,7 @@ def _denoiser(model: view_diffusion.ViewModel, want: dict[str, Tensor]) -> Outpu
     yield "noref_unet_out", network(want["unet1_sample"], want["unet1_t"], want["unet1_ehs"], None)
 
 
-def _sampling(model: view_diffusion.ViewModel, want: dict[str, Tensor], image: Tensor) -> Outputs:
+def _sampling(model: view_model.ViewModel, want: dict[str, Tensor], image: Tensor) -> Outputs:
     """The loop, with our own random draws."""
     calls: list[Tensor] = []
     hook = model.unet.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0]))

@@ -50,8 +50,11 @@ class ReliefGuide:
 
     def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Channels (1, channels, h, w) and the grid picture (1, 3, H, W) for a picture and its mask."""
-        pictures, masks = self.views(image, mask)
-        grid = torch.cat([pictures, masks], dim=1).unflatten(0, (self.rows, self.columns)).permute(2, 0, 3, 1, 4)
+        return self.of_views(*self.views(image, mask))
+
+    def of_views(self, views: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from views (V, 3, S', S') on white and their masks (V, 1, S', S'), wherever they come from."""
+        grid = torch.cat([views, masks], dim=1).unflatten(0, (self.rows, self.columns)).permute(2, 0, 3, 1, 4)
         grid = grid.flatten(3, 4).flatten(1, 2)[None]
         covered = avg_pool2d(grid[:, 3:], self.codec.patch)
         return torch.cat([self.codec.encode(grid[:, :3]), covered], dim=1), grid[:, :3]

@@ -17,7 +17,7 @@ from ..nets.mini_lrm import MiniLRM
 from ..nets.mini_relief import ReliefNet
 from ..nets.mini_views import PatchCodec, QueryEncoder
 from ..nets.relief_guide import ReliefGuide
-from ..view_diffusion import ViewModel
+from ..view_model import ViewModel
 from .readers import read_metadata, read_state_dict
 
 FOLDER = Path(__file__).resolve().parent / "mini"
@@ -43,6 +43,10 @@ class MiniCodec:
     def encode_no_reference(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Zeros, as in training."""
         return torch.zeros_like(self.encode_reference(image, generator))
+
+    def encode_grid(self, grid: Tensor) -> Tensor:
+        """(1, 3, H, W) in [0, 1] -> (1, channels, h, w): the codec's principal components of each patch."""
+        return self.codec.encode(grid)
 
     def decode_grid(self, latents: Tensor) -> Tensor:
         """(1, channels, h, w) -> (1, 3, H, W) in [0, 1]."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nets.zero123plus import ClipConditioner, VaeCodec
-from ..view_diffusion import NoiseSchedule, ViewModel
+from ..view_model import NoiseSchedule, ViewModel
 from .readers import read_state_dict
 
 GREY = (127 / 255, 127 / 255, 127 / 255)

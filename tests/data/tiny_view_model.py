@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from data.seeded_weights import seeded_array
-from lathe.pipelines import view_diffusion as vd
+from lathe.pipelines import view_model as vm
 from lathe.pipelines.nets import zero123plus as parts
 from lathe.pipelines.weights import zero123plus as weights
 
@@ -40,7 +40,7 @@ def view_model():
     prompt = weights.empty_prompt(seeded("text_encoder"))
     conditioner = parts.ClipConditioner(seeded("vision_encoder"), prompt, torch.tensor(weights.ramping_coefficients()))
     codec = parts.VaeCodec(seeded("vae"), reference_size=64)
-    return vd.ViewModel(seeded("unet"), codec, conditioner, "zero123plus_v1.2", view_size=64, steps=4)
+    return vm.ViewModel(seeded("unet"), codec, conditioner, "zero123plus_v1.2", view_size=64, steps=4)
 
 
 def picture():

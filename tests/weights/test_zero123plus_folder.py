@@ -7,6 +7,7 @@ import pytest
 import torch
 from data.tiny_view_model import FULL, MAKE, TINY, picture, published_name, seeded, view_model
 from lathe.pipelines import view_diffusion as vd
+from lathe.pipelines.view_model import NoiseSchedule
 from lathe.pipelines.weights import zero123plus as weights
 
 
@@ -26,7 +27,7 @@ def test_the_full_networks_have_the_published_names_and_shapes(part):
 
 def test_the_constants_are_the_published_ones():
     assert weights.ramping_coefficients() == FULL["ramping_coefficients"]
-    assert weights._schedule(FULL["scheduler"]) == vd.NoiseSchedule()
+    assert weights._schedule(FULL["scheduler"]) == NoiseSchedule()
     assert FULL["tokenizer"]["bos"] == FULL["configs"]["text_encoder"]["vocab_size"] - 2
 
 

@@ -36,7 +36,7 @@ def tiny_views():
     """Zero123++ with networks of a few thousand weights. Its pictures are noise, so they are laid on discs before white."""
     manifest = json.loads((DATA / "manifests" / "zero123plus_tiny.json").read_text())
     seeds, make = seeded_weights(), lathe("pipelines.weights.zero123plus")
-    parts, stage = lathe("pipelines.nets.zero123plus"), lathe("pipelines.view_diffusion")
+    parts, stage = lathe("pipelines.nets.zero123plus"), lathe("pipelines.view_model")
 
     class DiscCodec(parts.VaeCodec):
         def decode_grid(self, latents):
