@@ -2,10 +2,18 @@
 
 Every backend draws the same picture: a Gaussian touches the pixels where its alpha is at least 1/255, alpha is clamped to 0.999, and
 a pixel is finished when no more than 1e-4 of the light would be left.
+
+Backend policy, decided once per kind of device and said once in the log:
+- CUDA: gsplat where it is installed and its kernels work, else as everywhere;
+- CPU and everything else: numba kernels on the CPU (other devices' tensors are copied there and back, which costs little beside the many
+  small operations of the PyTorch form), else the PyTorch form on that device;
+- float64 is for tests: the PyTorch form.
+A backend counts as present when it has drawn one Gaussian correctly, not when it can be imported.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 from dataclasses import dataclass
@@ -65,9 +73,39 @@ def splat_cameras(cameras: Cameras, height: int, width: int) -> tuple[Tensor, Te
     return viewmats, Ks
 
 
+def _draws_a_gaussian(backend: ModuleType, device: torch.device) -> bool:
+    """Whether `backend` draws one tilted Gaussian, and its gradient, as the obvious form does, in a picture of awkward size."""
+    drawn = []
+    for module, where in ((backend, device), (splat_torch, torch.device("cpu"))):
+        means = torch.tensor([[0.1, -0.2, 3.0]], device=where, requires_grad=True)
+        rest = ([[0.9, 0.1, 0.3, 0.2]], [[0.3, 0.1, 0.2]], [0.8], [[[0.2, 0.5, 0.9]]])
+        quats, scales, opacities, features = (torch.tensor(value, device=where) for value in rest)
+        viewmats = torch.eye(4, device=where)[None]
+        Ks = torch.tensor([[[20.0, 0, 9.0], [0, 22.0, 7.5], [0, 0, 1]]], device=where)
+        options = {"near": 0.01, "far": 1e10, "eps2d": 0.3, "antialiased": False, "absgrad": False}
+        color, depth, alpha, _, _ = module.draw(means, quats, scales, opacities, features, viewmats, Ks, 19, 13, **options)
+        (gradient,) = torch.autograd.grad((color.square().sum(-1, keepdim=True) + depth * alpha).sum(), means)
+        drawn.append((torch.cat([color, depth, alpha], dim=-1).detach().cpu(), gradient.cpu()))
+    (picture, gradient), (true_picture, true_gradient) = drawn
+    return torch.allclose(picture, true_picture, atol=1e-4) and torch.allclose(gradient, true_gradient, rtol=1e-3, atol=1e-3)
+
+
 @lru_cache
 def backend_for(kind: str) -> ModuleType:
-    """The backend module for a device type such as "cpu" or "cuda"."""
+    """The backend module for a device type such as "cpu" or "cuda", after the policy above."""
+    for name in ("gsplat", "numba") if kind == "cuda" else ("numba",):
+        try:
+            backend = importlib.import_module(f".backends.splat_{name}", __package__)
+            with torch.inference_mode(False), torch.enable_grad():
+                good = _draws_a_gaussian(backend, torch.device(kind))
+            if good:
+                log.info("splat rasteriser on %s: %s", kind, name)
+                return backend
+            reason = "it drew a test Gaussian wrongly"
+        except Exception as error:  # a broken installation may raise anything, and the fallback always works
+            reason = f"{type(error).__name__}: {error}"
+        log.info("splat rasteriser on %s: %s not usable (%s)", kind, name, reason)
+    log.info("splat rasteriser on %s: plain PyTorch", kind)
     return splat_torch
 
 
@@ -116,21 +154,19 @@ def render_gaussians(
     degree = _check(means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, extra, background)
     viewmats, Ks = viewmats.to(means), Ks.to(means)
     seen = colors[None] if degree is None else spherical_harmonics.colors(colors, means, viewmats, degree)
-    backend = backend_for(means.device.type)
-    projected = backend.project(
-        means, quats, scales, opacities, viewmats, Ks, width, height, near=near, far=far, eps2d=eps2d, antialiased=antialiased
-    )
-    parts = [projected.depths[..., None], seen]
+    features = seen
     if extra is not None:
-        parts.append(extra if extra.ndim == 3 else extra[None])
-    views = len(viewmats)
-    features = torch.cat([part.expand(views, -1, -1) for part in parts], dim=-1)
-    blended, alpha = backend.composite(projected, features, width, height, absgrad)
-    channels = [1, seen.shape[-1], features.shape[-1] - 1 - seen.shape[-1]]
-    depth, color, rest = blended.split(channels, dim=-1)
+        views = len(viewmats) if len(seen) > 1 or extra.ndim == 3 else 1
+        features = torch.cat([part.expand(views, -1, -1) for part in (seen, extra if extra.ndim == 3 else extra[None])], dim=-1)
+    backend = backend_for(means.device.type) if means.dtype == torch.float32 else splat_torch
+    options = {"near": near, "far": far, "eps2d": eps2d, "antialiased": antialiased, "absgrad": absgrad}
+    blended, depth, alpha, means2d, radii = backend.draw(
+        means, quats, scales, opacities, features, viewmats, Ks, width, height, **options
+    )
+    color, rest = blended.split([seen.shape[-1], features.shape[-1] - seen.shape[-1]], dim=-1)
     if background is not None:
         color = color + (1 - alpha) * background.to(color)
-    return Rendered(color, alpha, depth, None if extra is None else rest, projected.means2d, projected.radii)
+    return Rendered(color, alpha, depth, None if extra is None else rest, means2d, radii)
 
 
 def _check(

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..splat_projection import ALPHA_MIN, Projected
-from ..splat_projection import project as project
+from ..splat_projection import ALPHA_MIN, Projected, project
 
 ALPHA_MAX = 0.999
 """No Gaussian hides everything behind it, which keeps gradients finite; where alpha is clamped the Gaussian gets none through it."""
@@ -21,8 +20,25 @@ TILE = 16
 PAIRS_AT_ONCE = 1 << 22
 
 
+def draw(
+    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, features: Tensor, viewmats: Tensor, Ks: Tensor,
+    width: int, height: int, *, near: float, far: float, eps2d: float, antialiased: bool, absgrad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """What every backend offers; arguments as for `splat_raster.render_gaussians`, features (C, N, F) or (1, N, F).
+
+    Returns:
+        blended features (C, H, W, F), depth (C, H, W, 1), alpha (C, H, W, 1), means2d (C, N, 2), radii (C, N, 2).
+    """
+    projected = project(
+        means, quats, scales, opacities, viewmats, Ks, width, height, near=near, far=far, eps2d=eps2d, antialiased=antialiased
+    )
+    parts = [features.expand(len(viewmats), -1, -1), projected.depths[..., None]]
+    blended, alpha = composite(projected, torch.cat(parts, dim=-1), width, height, absgrad)
+    return *blended.split([features.shape[-1], 1], dim=-1), alpha, projected.means2d, projected.radii
+
+
 def composite(projected: Projected, features: Tensor, width: int, height: int, absgrad: bool) -> tuple[Tensor, Tensor]:
-    """Blends features (C, N, F) or (1, N, F). Returns pictures (C, H, W, F) and alpha (C, H, W, 1).
+    """Blends features (C, N, F). Returns pictures (C, H, W, F) and alpha (C, H, W, 1).
 
     Args:
         absgrad: whether backward adds the sum over pixels of |gradient| into `projected.means2d.absgrad`.
@@ -33,8 +49,7 @@ def composite(projected: Projected, features: Tensor, width: int, height: int, a
     pictures = []
     for c in range(len(means2d)):
         gaussian, counts = tile_lists(means2d[c].detach(), depths[c].detach(), radii[c], width, height)
-        features_c = features[c if len(features) > 1 else 0]
-        columns = torch.cat([means2d[c], conics[c], opacities[c][:, None], features_c], dim=-1)
+        columns = torch.cat([means2d[c], conics[c], opacities[c][:, None], features[c]], dim=-1)
         ids = gaussian.split(counts)
         across = -(-width // TILE)
         tiles = []
