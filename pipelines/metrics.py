@@ -16,8 +16,11 @@ _LUMA = (0.299, 0.587, 0.114)
 MS_SSIM_SIDE = 161  # five scales of an 11-pixel window need more than 10 * 2^4 pixels
 
 
-def sample_surface(mesh: Mesh, count: int, seed: int) -> Tensor:
-    """`count` points drawn uniformly by area from the mesh's surface, (count, 3) float32; the same seed gives the same points.
+def sample_faces(mesh: Mesh, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`count` points drawn uniformly by area from the mesh's surface; the same seed gives the same points.
+
+    Returns:
+        points (count, 3) float32, the face of each (count,) int64, and the weights (count, 3) float32 of that face's corners in it.
 
     Raises:
         ValueError: the mesh has no faces, or all its faces have no area.
@@ -36,7 +39,13 @@ def sample_surface(mesh: Mesh, count: int, seed: int) -> Tensor:
     u, v = draws[:, 1:2], draws[:, 2:3]
     outside = u + v > 1  # fold the square's far half back onto the triangle
     u, v = torch.where(outside, 1 - u, u), torch.where(outside, 1 - v, v)
-    return (corners[face, 0] + u * edge_a[face] + v * edge_b[face]).float()
+    points = (corners[face, 0] + u * edge_a[face] + v * edge_b[face]).float()
+    return points, face, torch.cat([1 - u - v, u, v], dim=1).float()
+
+
+def sample_surface(mesh: Mesh, count: int, seed: int) -> Tensor:
+    """The points of `sample_faces`, (count, 3) float32."""
+    return sample_faces(mesh, count, seed)[0]
 
 
 def nearest_distances(points: Tensor, others: Tensor) -> Tensor:

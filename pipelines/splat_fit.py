@@ -1,0 +1,420 @@
+"""Views to Gaussians: the fit of IM-3D (arXiv 2402.08682, section 3.3), by losses that compare whole pictures."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from . import sheets
+from .cameras import count_assets
+from .data.cameras import Cameras
+from .data.progress import Tick, no_tick, part_of
+from .data.splats import Splats
+from .ops import losses as terms_of
+from .ops.densify import Densify, EveryGaussianPruned
+from .ops.losses import fitting_size, resize_area
+from .ops.splat_raster import Rendered, render_gaussians, splat_cameras
+from .perceptual import LEAST_SIDE, Perceptual, load_perceptual
+from .splat_curve import loss_curve
+from .splat_parameters import SplatParameters
+from .splat_settings import (  # noqa: F401  (one door to the fit)
+    MOST_REMEMBERED,
+    VIEWS_AT_ONCE,
+    FitSettings,
+    estimate_memory,
+    load_fit_preset,
+    preset_names,
+)
+from .splat_start import start_at_centre, start_from_hull
+
+log = logging.getLogger(__name__)
+
+LEAST_VIEW = 16  # pixels a side
+EMPTY = 0.01  # masks below this show no object
+PREVIEW_EVERY = 10  # steps
+MOST_BAD_STEPS = 20  # in a row
+SHOWN_VIEWS = 4  # in the preview of a result
+
+
+class FitBroken(RuntimeError):
+    """Too many steps in a row gave numbers that are not finite. `SplatFit.splats` still holds the last good state."""
+
+
+@dataclass(frozen=True)
+class SplatFitResult:
+    """One fitted asset.
+
+    Attributes:
+        splats: the Gaussians, faint ones pruned, on the CPU.
+        preview: (3, H, W), a few of the views above what the Gaussians look like from there.
+        curve: (3, h, w), the loss curve.
+    """
+
+    splats: Splats
+    preview: Tensor
+    curve: Tensor
+
+
+class SplatFit:
+    """A fit that goes on step by step; whatever interrupts it, the state after the last good step stays.
+
+    Args:
+        images: (V, 3, H, W) in [0, 1], the object before `settings.background`.
+        masks: (V, 1, H, W), 1 = object, or None, which leaves the mask loss out. Views with an empty mask are left out.
+        cameras: V views of one asset.
+        start: the Gaussians to begin with.
+        seed: the same seed gives the same Gaussians, bit for bit on the CPU.
+        perceptual: the network of the perceptual loss; None takes the bundled one, where that loss has a weight.
+
+    Raises:
+        ValueError: views, masks and cameras that do not belong together, NaN, all masks empty, no Gaussians.
+
+    Attributes:
+        losses: one mapping a step, every term before its weight, and "total".
+        skipped: steps that changed nothing because their numbers were not finite.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        masks: Tensor | None,
+        cameras: Cameras,
+        *,
+        start: Splats,
+        settings: FitSettings,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        perceptual: Perceptual | None = None,
+    ) -> None:
+        if len(start) == 0:
+            raise ValueError("A fit cannot start from no Gaussians at all.")
+        self.settings, self.device = settings, torch.device(device)
+        self.generator = torch.Generator().manual_seed(seed)
+        if settings.weights.perceptual and perceptual is None:
+            perceptual = load_perceptual(device=device)
+        self.perceptual = perceptual
+        self._cameras = cameras
+        self._background = torch.tensor(settings.background, device=self.device)
+        self.retarget(images, masks)
+        self.parameters = SplatParameters(start, settings.sh_degree, settings.rates, self.device)
+        self.densify = Densify(settings.densify)
+        self._density = self.densify.start(len(start), self.device)
+        self.losses: list[dict[str, float]] = []
+        self.skipped = self._bad_in_a_row = 0
+        self._waiting: list[int] = []
+        self._picture: Tensor | None = None
+
+    @property
+    def steps_done(self) -> int:
+        """Steps made so far, the skipped ones included."""
+        return len(self.losses)
+
+    def retarget(self, images: Tensor, masks: Tensor | None) -> None:
+        """Other pictures of the same cameras from now on; Gaussians and optimiser stay as they are.
+
+        Raises:
+            ValueError: as at the beginning.
+        """
+        check_views(images, masks, self._cameras)
+        useful = list(range(len(images)))
+        if masks is not None:
+            shown = masks.flatten(1).amax(1) > 0.5
+            useful = shown.nonzero()[:, 0].tolist()
+            images = torch.where(masks > EMPTY, images, self._background.to(images).reshape(1, 3, 1, 1))
+            if len(useful) < len(images):
+                log.warning("Fit Splats: the masks of %d of %d views are empty; these views are left out.", *_left_out(useful, images))
+        height, width = images.shape[2:]
+        self._images = images[useful].to(self.device, torch.float32).clone()
+        self._masks = None if masks is None else masks[useful].to(self.device, torch.float32).clone()
+        viewmats, Ks = splat_cameras(self._cameras.select(useful), height, width)
+        self._viewmats, self._Ks = viewmats.to(self.device), Ks.to(self.device)
+        self._waiting, self._remembered = [], {}
+        self._small = fitting_size(height, width, self.settings.perceptual_size)
+        if min(self._small) < LEAST_SIDE:
+            self._small = (height, width)
+        self._structural, self._structure_name = terms_of.ms_ssim, "1 - MS-SSIM"
+        if self.settings.weights.ms_ssim and min(height, width) < terms_of.LEAST_MS_SSIM_SIDE:
+            self._structural, self._structure_name = terms_of.ssim, "1 - SSIM"
+            log.info("Fit Splats: MS-SSIM needs views of at least %d pixels; SSIM is used for %d x %d.",
+                     terms_of.LEAST_MS_SSIM_SIDE, width, height)  # fmt: skip
+
+    def run(self, steps: int, tick: Tick = no_tick) -> None:
+        """That many more steps. A tick that raises ends the fit between two steps.
+
+        Raises:
+            FitBroken: too many steps in a row were not finite.
+            ValueError: pruning would leave nothing.
+        """
+        for done in range(1, steps + 1):
+            self.step()
+            tick(done, steps, self.picture() if done % PREVIEW_EVERY == 0 or done == steps else None)
+
+    def step(self) -> dict[str, float]:
+        """Compares some views, and moves the Gaussians. Returns this step's losses, which `losses` keeps as well."""
+        number = self.steps_done + 1
+        views = self._next_views()
+        seen, drawn = number % self.settings.perceptual_every == 0, []
+        totals: dict[str, float] = {}
+        for part in (views[i : i + VIEWS_AT_ONCE] for i in range(0, len(views), VIEWS_AT_ONCE)):
+            rendered = self._render(part)
+            rendered.means2d.retain_grad()
+            terms = self._compare(rendered, part, seen)
+            share = len(part) / len(views)
+            (terms["total"] * share).backward()
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0.0) + float(value.detach()) * share
+            drawn.append(rendered)
+        self.losses.append(totals)
+        self._remember_picture(drawn[-1], views[-1])
+        if math.isfinite(totals["total"]) and self.parameters.gradients_are_finite():
+            self._bad_in_a_row = 0
+            self._move(number, drawn, len(views))
+        else:
+            self._skip()
+        self.parameters.clear_gradients()
+        return totals
+
+    def splats(self) -> Splats:
+        """The Gaussians after the last good step, on the CPU."""
+        return self.parameters.splats()
+
+    def picture(self) -> Tensor | None:
+        """(H, 2W, 3) what the last step drew, beside its target; None before the first."""
+        return self._picture
+
+    def result(self) -> SplatFitResult:
+        """What the fit gives: faint Gaussians pruned, a few views compared, and the curve.
+
+        Raises:
+            EveryGaussianPruned: all are fainter than `settings.final_opacity`.
+        """
+        return SplatFitResult(self._pruned(), self._comparison(), loss_curve(self.losses, title="Fit Splats: losses before their weights"))
+
+    def _next_views(self) -> list[int]:
+        count = len(self._images)
+        if self.settings.views_per_step == 0 or self.settings.views_per_step >= count:
+            return list(range(count))
+        chosen: list[int] = []
+        while len(chosen) < self.settings.views_per_step:
+            if not self._waiting:
+                self._waiting = torch.randperm(count, generator=self.generator).tolist()
+            chosen.append(self._waiting.pop())
+        return chosen
+
+    def _render(self, views: Sequence[int]) -> Rendered:
+        height, width = self._images.shape[2:]
+        p, rows = self.parameters, list(views)
+        return render_gaussians(
+            p.tensors["positions"], p.tensors["rotations"], p.scales, p.opacities, p.sh, self._viewmats[rows], self._Ks[rows],
+            width, height, sh_degree=p.degree, background=self._background, absgrad=self.settings.densify.absolute,
+        )  # fmt: skip
+
+    def _compare(self, rendered: Rendered, views: Sequence[int], seen: bool) -> dict[str, Tensor]:
+        """Every term's mean over these views, and their weighted total."""
+        weights, rows = self.settings.weights, list(views)
+        images, targets = rendered.color.movedim(-1, 1), self._images[rows]
+        terms: dict[str, tuple[float, Tensor]] = {}
+        if weights.perceptual and seen:
+            assert self.perceptual is not None
+            near = self.perceptual.between(self.perceptual.embed(resize_area(images, *self._small)), self._target_maps(rows))
+            terms["perceptual"] = weights.perceptual, near
+        if weights.ms_ssim:
+            terms[self._structure_name] = weights.ms_ssim, 1 - self._structural(images, targets)
+        if weights.mask and self._masks is not None:
+            terms["mask"] = weights.mask, terms_of.l2(rendered.alpha.movedim(-1, 1), self._masks[rows])
+        if weights.l1:
+            terms["L1"] = weights.l1, terms_of.l1(images, targets)
+        if weights.l2:
+            terms["L2"] = weights.l2, terms_of.l2(images, targets)
+        total = sum((weight * value.mean() for weight, value in terms.values()), images.sum() * 0)
+        return {name: value.mean() for name, (_, value) in terms.items()} | {"total": total}
+
+    def _target_maps(self, views: Sequence[int]) -> list[Tensor]:
+        """The targets as the perceptual network sees them: computed once each where memory allows."""
+        assert self.perceptual is not None
+        room = len(self._images) * Perceptual.bytes_of_maps(*self._small) <= MOST_REMEMBERED
+        found = []
+        for view in views:
+            maps = self._remembered.get(view)
+            if maps is None:
+                with torch.no_grad():
+                    maps = self.perceptual.embed(resize_area(self._images[view : view + 1], *self._small))
+                if room:
+                    self._remembered[view] = maps
+            found.append(maps)
+        return [torch.cat(layer) for layer in zip(*found, strict=True)]
+
+    def _move(self, number: int, drawn: Sequence[Rendered], views: int) -> None:
+        height, width = self._images.shape[2:]
+        if self.densify.observes(number):
+            for rendered in drawn:
+                self.densify.observe(self._density, rendered, width, height, views)
+        self.parameters.step(number / self.settings.steps)
+        if self.densify.due(number):
+            with torch.no_grad():
+                change = self.densify.change(self._density, self.parameters.scales, self.parameters.opacities)
+            self.parameters.apply(change, self.generator)
+            self._density = self.densify.start(len(self.parameters), self.device)
+        if self.densify.resets(number):
+            self.parameters.lower_opacities(self.settings.densify.reset_to)
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self._bad_in_a_row += 1
+        if self.skipped == 1:
+            log.warning("Fit Splats: a step's losses or gradients were not finite; it is skipped, and so are others like it.")
+        if self._bad_in_a_row >= MOST_BAD_STEPS:
+            raise FitBroken(
+                f"{self._bad_in_a_row} steps in a row gave numbers that are not finite, so the fit stopped at step {self.steps_done}. "
+                "Lower the weights of the losses, or start from other Gaussians."
+            )
+
+    def _remember_picture(self, rendered: Rendered, view: int) -> None:
+        pair = [rendered.color[-1].detach(), self._images[view].movedim(0, -1)]
+        self._picture = torch.cat(pair, dim=1).clamp(0, 1)
+
+    def _pruned(self) -> Splats:
+        splats, least = self.splats(), self.settings.final_opacity
+        visible = splats.opacities >= least
+        if not bool(visible.any()):
+            raise EveryGaussianPruned(
+                f"Every Gaussian faded below an opacity of {least:g}: nothing is left of the asset. Check that the masks show the object "
+                "in white, that the cameras belong to these views, and that the background colour is not the object's."
+            )
+        return splats.select(visible)
+
+    def _comparison(self) -> Tensor:
+        count = len(self._images)
+        shown = sorted({round(i * count / SHOWN_VIEWS) for i in range(min(SHOWN_VIEWS, count))})
+        with torch.no_grad():
+            drawn = torch.cat([self._render([view]).color for view in shown]).movedim(-1, 1).clamp(0, 1)
+        return sheets.tile(torch.cat([self._images[shown], drawn]).cpu(), len(shown))[0]
+
+
+def check_views(images: Tensor, masks: Tensor | None, cameras: Cameras) -> None:
+    """Refuses what no fit can use, and warns of what will not give a solid.
+
+    Raises:
+        ValueError: shapes, counts and sizes that do not belong together, numbers that are not finite, all masks empty.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"Fit Splats: views of shape (V, 3, H, W) are expected, not {tuple(images.shape)}.")
+    if cameras.n_assets is not None or cameras.n_views != len(images):
+        raise ValueError(
+            f"Fit Splats: {len(images)} views of one asset need as many cameras, not {cameras.n_views}; wire those they were made with."
+        )
+    if min(images.shape[2:]) < LEAST_VIEW:
+        raise ValueError(f"Fit Splats: the views are {images.shape[3]} x {images.shape[2]}; they need at least {LEAST_VIEW} pixels a side.")
+    for name, tensor in (("views", images), ("masks", masks)):
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(
+                f"Fit Splats: the {name} hold NaN or infinite pixels; the node before made them (often a VAE in half precision)."
+            )
+    if masks is not None:
+        if masks.shape != (len(images), 1, *images.shape[2:]):
+            raise ValueError(
+                f"Fit Splats: {len(images)} views of {images.shape[3]} x {images.shape[2]} need as many masks of that size, "
+                f"not {tuple(masks.shape)}: resize them, or leave the masks away."
+            )
+        if not bool((masks > 0.5).any()):
+            raise ValueError(
+                "Fit Splats: all masks are empty, so there is no object to fit. Masks show the object in white; invert them if not."
+            )
+    if len(images) == 1:
+        log.warning("Fit Splats: one view alone says nothing of depth; the asset will look right from there only.")
+    elif bool((images == images[:1]).all()):
+        log.warning("Fit Splats: all %d views are the same picture, though their cameras differ.", len(images))
+
+
+def asset_fits(
+    images: Tensor,
+    masks: Tensor | None,
+    cameras: Cameras,
+    *,
+    start: Sequence[Splats] | Splats | None = None,
+    settings: FitSettings,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    perceptual: Perceptual | None = None,
+) -> Iterator[SplatFit]:
+    """A fit for each asset of a batch, none of its steps made yet; each is built when it is asked for.
+
+    Args: as for `fit_splats`.
+    """
+    assets = count_assets(len(images), cameras, "views")
+    if masks is not None and len(masks) != len(images):
+        raise ValueError(f"Fit Splats: {len(images)} views need as many masks, not {len(masks)}.")
+    starts = [start] * assets if start is None or isinstance(start, Splats) else list(start)
+    if len(starts) != assets:
+        raise ValueError(f"Fit Splats: the views show {assets} assets, but there are {len(starts)} to start from.")
+    views = cameras.n_views
+    rows = [slice(i * views, (i + 1) * views) for i in range(assets)]
+    for index, row in enumerate(rows):
+        check_views(images[row], None if masks is None else masks[row], cameras.of_asset(index))
+    for index, row in enumerate(rows):
+        own = images[row], None if masks is None else masks[row], cameras.of_asset(index)
+        first = starts[index] or default_start(*own, settings, seed)
+        yield SplatFit(*own, start=first, settings=settings, seed=seed, device=device, perceptual=perceptual)
+
+
+def default_start(images: Tensor, masks: Tensor | None, cameras: Cameras, settings: FitSettings, seed: int) -> Splats:
+    """What the settings start from: the visual hull where they say so and there are masks of two views or more, else the centre."""
+    if settings.start == "hull" and masks is not None and len(images) > 1:
+        return start_from_hull(images.float(), masks.float(), cameras, settings.points, seed)
+    return start_at_centre(settings.points, seed)
+
+
+def fit_splats(
+    images: Tensor,
+    masks: Tensor | None,
+    cameras: Cameras,
+    *,
+    start: Sequence[Splats] | Splats | None = None,
+    settings: FitSettings,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    perceptual: Perceptual | None = None,
+    tick: Tick = no_tick,
+) -> list[SplatFitResult]:
+    """Fits Gaussians to the views of each asset.
+
+    Args:
+        images: (B*V, 3, H, W) in [0, 1], asset-major.
+        masks: (B*V, 1, H, W), 1 = object, or None.
+        cameras: V views.
+        start: one for each asset, one for all, or None for what the settings say.
+        settings: for instance `load_fit_preset("fast")`.
+        seed: the same for every asset: a batch gives what single runs give.
+        tick: called after each step; each tenth has a preview.
+
+    Raises:
+        ValueError: as `SplatFit`, and where everything was pruned.
+        FitBroken: too many steps in a row were not finite.
+    """
+    assets = count_assets(len(images), cameras, "views")
+    results = []
+    fits = asset_fits(images, masks, cameras, start=start, settings=settings, seed=seed, device=device, perceptual=perceptual)
+    for index, fit in enumerate(fits):
+        fit.run(settings.steps, part_of(tick, index, assets))
+        results.append(fit.result())
+    return results
+
+
+def resized_views(images: Tensor, masks: Tensor | None, longest: int) -> tuple[Tensor, Tensor | None]:
+    """Views with a longest side of at most `longest` pixels, by averaging; 0 keeps them."""
+    size = fitting_size(*images.shape[2:], longest)
+    return resize_area(images, *size), None if masks is None else resize_area(masks, *size)
+
+
+def with_changes(settings: FitSettings, *, weights: dict[str, float] | None = None, **changes: object) -> FitSettings:
+    """The settings with other numbers; `weights` changes some of the losses' weights."""
+    return replace(settings, weights=replace(settings.weights, **(weights or {})), **changes)  # type: ignore[arg-type]
+
+
+def _left_out(useful: Sequence[int], images: Tensor) -> tuple[int, int]:
+    return len(images) - len(useful), len(images)
