@@ -72,16 +72,25 @@ def prompt_path(name: str) -> Path:
 
 
 def load_prompt(name: str) -> dict[str, Any]:
-    """The API prompt of a shipped workflow, with the loaders that need weights nobody ships swapped for small ones.
+    """The API prompt of a shipped workflow as tests run it: loaders of weights nobody ships are swapped, long nodes do less.
 
-    tests/server/swaps.json says which: {workflow: {node class: {"class_type": small node, "inputs": {...}}}}. All other nodes and all
-    links stay.
+    tests/server/swaps.json: {workflow: {node class: {"class_type": small node, "inputs": {...}}}}.
+    tests/server/quick.json: {workflow: {node class: {input: smaller value}}}; all nodes of that class take it.
+    All other nodes, widgets and links stay.
+
+    Raises:
+        LookupError: one of the two names what the workflow does not have, or a value it has already.
     """
     prompt: dict[str, Any] = json.loads(prompt_path(name).read_text(encoding="utf-8"))
-    swaps = json.loads((SERVER_TESTS / "swaps.json").read_text(encoding="utf-8")).get(name, {})
-    unused = set(swaps) - {node["class_type"] for node in prompt.values()}
+    swaps, quick = (json.loads((SERVER_TESTS / file).read_text(encoding="utf-8")).get(name, {}) for file in ("swaps.json", "quick.json"))
+    unused = {*swaps, *quick} - {node["class_type"] for node in prompt.values()}
     if unused:
-        raise LookupError(f"swaps.json names nodes that {name} does not have: {sorted(unused)}")
+        raise LookupError(f"swaps.json or quick.json names nodes that {name} does not have: {sorted(unused)}")
+    for node in prompt.values():
+        for key, value in quick.get(node["class_type"], {}).items():
+            if node["inputs"].get(key, value) == value:
+                raise LookupError(f"quick.json: {key} of {node['class_type']} in {name} is missing, or {value!r} already")
+            node["inputs"][key] = value
     return {id: {**node, **swaps.get(node["class_type"], {})} for id, node in prompt.items()}
 
 
