@@ -1,0 +1,112 @@
+"""The sum of Gaussians at points of space, and the mean of what they carry: splats read as a continuous function.
+
+A point asks only the Gaussians whose box of `CUTOFF` standard deviations holds it. The boxes are sorted into cells, as DreamGaussian
+(Tang et al. 2023, arXiv 2309.16653, sec. 3.2) asks the Gaussians of a block only. On the CPU numba kernels do this (other devices'
+tensors are copied there and back); without numba the PyTorch form takes the points block by block.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+CUTOFF = 3.0  # standard deviations: exp(-CUTOFF^2 / 2) is 0.011
+POINTS_AT_ONCE = 2048
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """N Gaussians made ready to be asked.
+
+    Attributes:
+        means: (N, 3). inverse: (N, 6) upper triangle of the inverse covariance: xx, xy, xz, yy, yz, zz. peaks: (N,) value at the mean.
+        values: (N, C) what they carry. radii: (N, 3) half sides of the axis-aligned box of `CUTOFF` standard deviations.
+    """
+
+    means: Tensor
+    inverse: Tensor
+    peaks: Tensor
+    values: Tensor
+    radii: Tensor
+
+    def to(self, device: torch.device | str) -> Gaussians:
+        """The same on `device`."""
+        return Gaussians(*(part.to(device) for part in (self.means, self.inverse, self.peaks, self.values, self.radii)))
+
+
+def rotation_matrices(quaternions: Tensor) -> Tensor:
+    """(N, 4) quaternions, w first, of any length above 0 -> (N, 3, 3)."""
+    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+
+
+def prepare(positions: Tensor, scales: Tensor, rotations: Tensor, peaks: Tensor, values: Tensor) -> Gaussians:
+    """Gaussians from centres (N, 3), standard deviations (N, 3), quaternions (N, 4), heights (N,) and what they carry (N, C)."""
+    turn = rotation_matrices(rotations.double())
+    inverse = turn / scales.double()[:, None].square() @ turn.transpose(1, 2)
+    radii = CUTOFF * (turn * scales.double()[:, None]).norm(dim=2)
+    upper = torch.stack([inverse[:, i, j] for i in range(3) for j in range(i, 3)], dim=1)
+    return Gaussians(positions.float(), upper.float(), peaks.float(), values.float(), radii.float())
+
+
+def mahalanobis(offsets: Tensor, inverse: Tensor) -> Tensor:
+    """Squared Mahalanobis length (...) of offsets (..., 3) under inverse covariances (..., 6)."""
+    x, y, z = offsets.unbind(-1)
+    xx, xy, xz, yy, yz, zz = inverse.unbind(-1)
+    return xx * x * x + yy * y * y + zz * z * z + 2 * (xy * x * y + xz * x * z + yz * y * z)
+
+
+def evaluate_torch(gaussians: Gaussians, points: Tensor) -> tuple[Tensor, Tensor]:
+    """As `evaluate`, in PyTorch on the points' device: blocks of points against the Gaussians whose boxes meet the block's."""
+    gaussians = gaussians.to(points.device)
+    totals, sums = [], []
+    for block in points.split(POINTS_AT_ONCE):
+        low, high = block.amin(0), block.amax(0)
+        near = ((gaussians.means + gaussians.radii >= low) & (gaussians.means - gaussians.radii <= high)).all(1)
+        offsets = block[:, None] - gaussians.means[near]
+        squared = mahalanobis(offsets, gaussians.inverse[near])
+        weight = torch.where(squared < CUTOFF**2, gaussians.peaks[near] * torch.exp(-0.5 * squared), 0.0)
+        totals.append(weight.sum(1))
+        sums.append(weight @ gaussians.values[near])
+    if not totals:
+        return points.new_zeros(0), points.new_zeros(0, gaussians.values.shape[1])
+    return torch.cat(totals), torch.cat(sums)
+
+
+@lru_cache
+def _kernels() -> ModuleType | None:
+    try:
+        from .backends import gaussian_density_numba
+
+        return gaussian_density_numba
+    except Exception as error:  # a broken installation may raise anything, and PyTorch always works
+        log.info("Gaussian density: plain PyTorch (numba not usable: %s)", error)
+        return None
+
+
+class GaussianSum:
+    """Gaussians sorted into cells once, to be asked at many points."""
+
+    def __init__(self, gaussians: Gaussians) -> None:
+        self.gaussians = gaussians
+        kernels = _kernels()
+        self._cells = None if kernels is None else kernels.sort_into_cells(gaussians)
+
+    def evaluate(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of the Gaussians at (P, 3) points, (P,), and the sum of their values weighted so, (P, C), on the points' device."""
+        kernels = _kernels()
+        if kernels is None or self._cells is None:
+            return evaluate_torch(self.gaussians, points)
+        total, values = kernels.evaluate(self.gaussians, self._cells, points.detach().float().cpu().contiguous())
+        return total.to(points.device), values.to(points.device)

@@ -1,0 +1,226 @@
+"""Splats to a field, and on to a mesh: the first half of IM-3D's conversion (Melas-Kyriazi et al. 2024, section A.5).
+
+Splats are a shell: only what the views saw has Gaussians, and the inside is hollow. The field counts what cannot be reached from outside
+as solid, so its surface is the outer one alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .data.field import FlexiGrid
+from .data.mesh import Mesh
+from .data.progress import Tick, no_tick
+from .data.splats import Splats
+from .meshing import Method, clean, field_to_mesh, simplify
+from .ops.flexicubes import regular_grid
+from .ops.gaussian_density import Gaussians, GaussianSum, prepare
+
+FORMAT, VERSION = "lathe.splat_field", 1
+DENSITY = 100.0  # of a Gaussian of opacity 1 at its centre, per world unit: Render Views shows a shell of 0.03 as solid
+LEVEL = 30.0  # see tests/test_splat_mesh.py and bench: the middle of a broad optimum between fat shells and holes
+RESOLUTION = 128  # cells along the cube's edge that `floor` and the filling are made for
+LEAST_SCALE = 0.6  # of a cell: thinner Gaussians would fall between the samples
+CLOSING = 2  # cells; gaps up to twice as wide do not let the outside in
+SH_0 = 0.28209479177387814  # the constant spherical harmonic
+CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class SplatField:
+    """Density 100 x min(1, sum over the Gaussians of opacity x exp(-squared Mahalanobis distance / 2)); implements `data.field.Field`.
+
+    Colour is the mean of the Gaussians' constant colours, weighted by the same terms; far from all of them that of the nearest centre.
+
+    Attributes:
+        splats: in the world's axes, spherical harmonics of degree 0.
+        filled: (R, R, R) bool, indexed [x, y, z], corners of a grid over the cube that are inside; density there is twice the level.
+        floor: standard deviations count as at least this, world units.
+        level: density at the surface.
+        bound: half the side of the cube; the density is 0 outside.
+        device: where points are expected; the sums themselves are taken where `ops.gaussian_density` says.
+    """
+
+    splats: Splats
+    filled: Tensor
+    floor: float
+    level: float = LEVEL
+    bound: float = 1.0
+    device: torch.device | str = "cpu"
+    kind: Literal["sdf", "density"] = "density"
+
+    @cached_property
+    def _sum(self) -> GaussianSum:
+        return GaussianSum(_gaussians(self.splats, self.floor))
+
+    @cached_property
+    def _volume(self) -> Tensor:
+        return self.filled.float().permute(2, 1, 0)[None, None].to(self.device)
+
+    def geometry(self, points: Tensor) -> Tensor:
+        """(N, 3) world points -> (N,) density."""
+        density = DENSITY * self._sum.evaluate(points)[0].clamp(max=1.0)
+        inside = F.grid_sample(self._volume, points[None, None, None] / self.bound, align_corners=True)[0, 0, 0, 0]
+        density = torch.maximum(density, 2 * self.level * inside)
+        return torch.where((points.abs() < self.bound).all(1), density, torch.zeros_like(density))
+
+    def color(self, points: Tensor) -> Tensor:
+        """(N, 3) world points -> (N, 3) sRGB in [0, 1]."""
+        total, colors = self._sum.evaluate(points)
+        alone = torch.nonzero(total < 1e-4).flatten()
+        colors = colors / total.clamp(min=1e-4)[:, None]
+        if len(alone):
+            from scipy.spatial import cKDTree
+
+            gaussians = self._sum.gaussians
+            nearest = cKDTree(gaussians.means.numpy()).query(points[alone].detach().cpu().numpy())[1]
+            colors[alone] = gaussians.values[torch.from_numpy(nearest)].to(colors)
+        return colors.clamp(0, 1)
+
+    def flexi_grid(self, resolution: int | None = None, chunk: int = 65536, tick: Tick = no_tick) -> FlexiGrid | None:
+        """None: splats say nothing of FlexiCubes' parameters."""
+        return None
+
+    def to(self, device: torch.device | str) -> SplatField:
+        """The same field for points on `device`."""
+        moved = SplatField(self.splats, self.filled, self.floor, self.level, self.bound, device)
+        vars(moved)["_sum"] = self._sum
+        return moved
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and settings for `files.save_field`."""
+        names = ("positions", "scales", "rotations", "opacities", "sh")
+        tensors = {name: getattr(self.splats, name) for name in names} | {"filled": self.filled.to(torch.uint8)}
+        settings = {"format": FORMAT, "version": VERSION, "floor": self.floor, "level": self.level, "bound": self.bound}
+        return tensors, settings
+
+    @classmethod
+    def from_state(cls, tensors: dict[str, Tensor], settings: dict[str, Any]) -> SplatField:
+        """What `state` gave.
+
+        Raises:
+            ValueError: parts are missing or do not fit.
+        """
+        try:
+            if settings["version"] != VERSION:
+                raise ValueError(f"its version {settings['version']} is not {VERSION}: it was saved by a newer release")
+            splats = Splats(*(tensors[name] for name in ("positions", "scales", "rotations", "opacities", "sh")))
+            filled = tensors["filled"].bool()
+            if filled.ndim != 3 or splats.degree != 0 or len(splats) == 0:
+                raise ValueError("its parts have wrong shapes")
+            return cls(splats, filled, float(settings["floor"]), float(settings["level"]), float(settings["bound"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"The file holds no usable splat field: {error}.") from error
+
+
+def splat_field(splats: Splats, *, resolution: int = RESOLUTION, level: float = LEVEL, fill: bool = True, tick: Tick = no_tick) -> SplatField:
+    """The field of these Gaussians.
+
+    Args:
+        splats: in the world's axes. Only the constant term of their colours counts.
+        resolution: cells along the cube's edge that the field is made for: Gaussians get at least 0.6 of a cell thick.
+        level: density at the surface, where one Gaussian of opacity 1 has 100 at its centre.
+        fill: count what cannot be reached from outside as solid.
+        tick: called for each part of the filling.
+
+    Raises:
+        ValueError: no Gaussian, none that can be seen, or settings out of range.
+    """
+    if not 16 <= resolution <= 512:
+        raise ValueError(f"Splats to field: a resolution of {resolution} is out of range; use 16 to 512, 128 is usual.")
+    if not 0 < level < DENSITY:
+        raise ValueError(f"Splats to field: a level of {level:g} is out of range; use a density between 0 and {DENSITY:g}, {LEVEL:g} is usual.")
+    seen = splats.opacities >= 1 / 255
+    if not seen.any():
+        reason = "there is no Gaussian" if len(splats) == 0 else f"all {len(splats)} Gaussians are transparent"
+        raise ValueError(f"Splats to field: {reason}, so there is no surface. Check the images and masks that the splats were fitted to.")
+    splats = splats.select(seen)
+    splats = Splats(*(t.detach().float().cpu() for t in (splats.positions, splats.scales, splats.rotations, splats.opacities, splats.sh[:, :1])))
+    bound = _bound(splats)
+    floor = LEAST_SCALE * 2 * bound / resolution
+    n = resolution + 1
+    field = SplatField(splats, torch.zeros(n, n, n, dtype=torch.bool), floor, level, bound)
+    if not fill:
+        return field
+    axis = regular_grid(resolution, 2 * bound)[:n, 2]
+    slabs, solid = max(1, CHUNK // n**2), []
+    for start in range(0, n, slabs):
+        tick(start, n)
+        solid.append(field.geometry(torch.cartesian_prod(axis[start : start + slabs], axis, axis)) >= level)
+    filled = torch.from_numpy(enclosed(torch.cat(solid).reshape(n, n, n).numpy(), CLOSING))
+    tick(n, n)
+    made = SplatField(splats, filled, floor, level, bound)
+    vars(made)["_sum"] = field._sum
+    return made
+
+
+def splats_to_mesh(
+    splats: Splats,
+    method: Method = "marching_cubes",
+    resolution: int = RESOLUTION,
+    *,
+    level: float = LEVEL,
+    faces: int | None = None,
+    min_component: float = 0.005,
+    tick: Tick = no_tick,
+) -> Mesh:
+    """The outer surface of the splats with vertex colours, crumbs dropped.
+
+    Args:
+        method, resolution, level: as for `field_to_mesh` and `splat_field`.
+        faces: simplified to about so many, None keeps all.
+        min_component: connected parts with a smaller share of the whole area go.
+
+    Raises:
+        ValueError: nothing to see, or no surface at this level.
+    """
+    field = splat_field(splats, resolution=resolution, level=level, tick=tick)
+    mesh = clean(field_to_mesh(field, method, resolution, tick=tick), min_component=min_component)
+    return mesh if faces is None else simplify(mesh, faces)
+
+
+def enclosed(solid: np.ndarray, closing: int) -> np.ndarray:
+    """Which grid corners lie inside: not reachable from the border through what is not `solid`, with gaps in the walls closed.
+
+    Args:
+        solid: (X, Y, Z) bool.
+        closing: radius in cells of the closing (dilation, then erosion) of the walls.
+
+    Returns:
+        (X, Y, Z) bool: enclosed space with those solid corners beside it that do not touch the outside.
+    """
+    from scipy import ndimage
+
+    margin = closing + 1
+    walls = np.pad(solid, margin)
+    closed = ndimage.distance_transform_edt(~walls) <= closing
+    closed = ndimage.distance_transform_edt(closed) > closing
+    closed |= walls
+    labels, _ = ndimage.label(~closed)
+    inside = ~closed & (labels != labels[0, 0, 0])
+    # What the closing took from the hollow belongs to it; the other side of the wall is not reached from there.
+    inside = ndimage.binary_dilation(inside, iterations=closing, mask=closed & ~walls | inside)
+    everywhere = np.ones((3, 3, 3), dtype=bool)
+    outside = ~walls & ~inside
+    inside |= walls & ndimage.binary_dilation(inside, everywhere) & ~ndimage.binary_dilation(outside, everywhere)
+    within = slice(margin, -margin)
+    return inside[within, within, within]
+
+
+def _gaussians(splats: Splats, floor: float) -> Gaussians:
+    colors = (0.5 + SH_0 * splats.sh[:, 0]).clamp(0, 1)
+    return prepare(splats.positions, splats.scales.clamp(min=floor), splats.rotations, splats.opacities, colors)
+
+
+def _bound(splats: Splats) -> float:
+    """1, or more where the Gaussians, but for one in a thousand, reach farther out."""
+    reach = splats.positions.abs().amax(1) + 2 * splats.scales.amax(1).clamp(max=0.1)
+    far = float(torch.quantile(reach[:: max(1, len(reach) // 1_000_000)], 0.999))
+    return 1.0 if far <= 1.0 else 1.05 * far
