@@ -65,6 +65,11 @@ def free_memory(need: int) -> None:
     mm.free_memory(need, device())
 
 
+def memory_left() -> int:
+    """Bytes that are free where ComfyUI computes."""
+    return int(mm.get_free_memory(device()))
+
+
 # ---- networks --------------------------------------------------------------------------------------------------------
 
 

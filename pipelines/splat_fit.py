@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -289,11 +290,11 @@ class SplatFit:
         return splats.select(visible)
 
     def _comparison(self) -> Tensor:
-        count = len(self._images)
-        shown = sorted({round(i * count / SHOWN_VIEWS) for i in range(min(SHOWN_VIEWS, count))})
+        columns = min(SHOWN_VIEWS, self._cameras.n_views)
+        shown = [i * len(self._images) // columns for i in range(columns)]
         with torch.no_grad():
             drawn = torch.cat([self._render([view]).color for view in shown]).movedim(-1, 1).clamp(0, 1)
-        return sheets.tile(torch.cat([self._images[shown], drawn]).cpu(), len(shown))[0]
+        return sheets.tile(torch.cat([self._images[shown], drawn]).cpu(), columns)[0]
 
 
 def check_views(images: Tensor, masks: Tensor | None, cameras: Cameras) -> None:
@@ -411,9 +412,12 @@ def resized_views(images: Tensor, masks: Tensor | None, longest: int) -> tuple[T
     return resize_area(images, *size), None if masks is None else resize_area(masks, *size)
 
 
-def with_changes(settings: FitSettings, *, weights: dict[str, float] | None = None, **changes: object) -> FitSettings:
-    """The settings with other numbers; `weights` changes some of the losses' weights."""
-    return replace(settings, weights=replace(settings.weights, **(weights or {})), **changes)  # type: ignore[arg-type]
+def with_changes(settings: FitSettings, *, weights: dict[str, float] | None = None, **changes: Any) -> FitSettings:
+    """The settings with other numbers. `weights` changes some of the losses' weights; with other `steps` the time in which density
+    changes is stretched, too."""
+    factor = changes.get("steps", settings.steps) / settings.steps
+    changes.setdefault("densify", replace(settings.densify, last=round(settings.densify.last * factor)))
+    return replace(settings, weights=replace(settings.weights, **(weights or {})), **changes)
 
 
 def _left_out(useful: Sequence[int], images: Tensor) -> tuple[int, int]:

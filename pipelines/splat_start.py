@@ -122,9 +122,9 @@ def start_from_hull(images: Tensor, masks: Tensor, cameras: Cameras, count: int,
     useful = (masks.flatten(1).amax(1) > 0.5).nonzero()[:, 0].tolist()
     images, masks, cameras = images[useful].float(), masks[useful].float(), cameras.select(useful)
     centres = cell_centres(resolution).reshape(-1, 3)
-    ranked = _smallest_masks(centres, masks, cameras, max(len(useful) // 4, 1)).reshape(-1, resolution, resolution, resolution)
-    for occupancy in ranked:
-        surface, normals = _surface(occupancy)
+    for misses in range(len(useful) // 4 + 1):
+        occupancy = _hull(centres, masks, cameras, misses)
+        surface, normals = _surface(occupancy.reshape(resolution, resolution, resolution))
         if len(surface) >= min(100, count):
             break
     else:
@@ -137,8 +137,8 @@ def start_from_hull(images: Tensor, masks: Tensor, cameras: Cameras, count: int,
     return start_from_points(points, _facing_colors(points, normals, images, masks, cameras), normals=normals)
 
 
-def _smallest_masks(points: Tensor, masks: Tensor, cameras: Cameras, count: int) -> Tensor:
-    """(count, N): the smallest mask value at each point over the views that can see it, the second smallest, and so on.
+def _hull(points: Tensor, masks: Tensor, cameras: Cameras, misses: int) -> Tensor:
+    """(N,) the smallest mask value at each point over the views that can see it, `misses` smaller ones left out.
 
     What lies outside a picture is unknown to it; a point outside half of them is outside the object.
     """
@@ -146,9 +146,10 @@ def _smallest_masks(points: Tensor, masks: Tensor, cameras: Cameras, count: int)
     found = []
     for part in points.split(POINTS_AT_ONCE):
         mask, inside = sample_views(part, pictures, cameras.c2w, cameras.K).unbind(-1)
-        lowest = (mask + 1 - inside).topk(count, dim=0, largest=False, sorted=True).values
+        known = mask + 1 - inside
+        lowest = known.amin(0) if misses == 0 else known.kthvalue(misses + 1, dim=0).values
         found.append(torch.where(inside.mean(0) >= 0.5, lowest, 0.0))
-    return torch.cat(found, dim=1)
+    return torch.cat(found)
 
 
 def _surface(occupancy: Tensor) -> tuple[Tensor, Tensor]:
