@@ -42,8 +42,8 @@ class LatheFitSplats(io.ComfyNode):
             "pictures and so bear views that do not quite agree. Cancel keeps what was reached.",
             search_aliases=["gaussian splatting", "3dgs", "IM-3D", "turntable to 3d", "views to splat", "train gaussians"],
             inputs=[
-                sockets.IMAGE.Input("images", tooltip="Views of the object before a plain background, asset by asset, one for each camera."),
-                sockets.CAMERAS.Input("cameras", tooltip="Where the views were taken from: Orbit Cameras, Camera Preset, or the views' own."),
+                sockets.IMAGE.Input("images", tooltip="Views of the object before a plain background, asset by asset."),
+                sockets.CAMERAS.Input("cameras", tooltip="Where the views were taken from; one camera for each view."),
                 sockets.MASK.Input(
                     "masks", optional=True,
                     tooltip="1 = object; from Mask Views. Without masks an alpha channel of the images serves; without both the outline is "
@@ -56,8 +56,8 @@ class LatheFitSplats(io.ComfyNode):
                 ),
                 widget(
                     io.Combo, "preset", options=PRESETS, default="fast",
-                    tooltip="fast: one view a step, perceptual loss at 128 pixels, about a minute on a CPU. paper: IM-3D's recipe, all views "
-                    "a step at full size, for a GPU. pixel: squared differences of pixels, for comparison; blurs where views disagree.",
+                    tooltip="fast: one view a step, perceptual loss at 128 pixels, about a minute on a CPU. paper: IM-3D's recipe, all "
+                    "views a step at full size, for a GPU. pixel: squared differences of pixels, for comparison; blurs where views disagree.",
                 ),
                 widget(
                     io.Int, "seed", default=0, min=0, max=2**32 - 1, control_after_generate=True,
@@ -81,7 +81,8 @@ class LatheFitSplats(io.ComfyNode):
                 ),
                 widget(
                     io.String, "background", default="#ffffff",
-                    tooltip="Colour behind the object in the views: #rrggbb, or white, grey, black. Outside the masks it replaces what is there.",
+                    tooltip="Colour behind the object in the views: #rrggbb, or white, grey, black. Outside the masks it takes "
+                    "the place of what is there.",
                 ),
                 weight_input("perceptual", "the perceptual loss (LPIPS where its files are on disk, else the bundled network)"),
                 weight_input("ms_ssim", "the multi-scale structural similarity; SSIM for views below 161 pixels"),
@@ -95,7 +96,7 @@ class LatheFitSplats(io.ComfyNode):
             ],
             outputs=[
                 sockets.SPLAT.Output(display_name="splat", tooltip="The splats of each asset, faint Gaussians pruned."),
-                sockets.IMAGE.Output(display_name="preview", tooltip="A few views of each asset above what its splats look like from there."),
+                sockets.IMAGE.Output(display_name="preview", tooltip="A few views of each asset above what its splats show from there."),
                 sockets.IMAGE.Output(display_name="curve", tooltip="The loss curve of each asset: every term before its weight."),
             ],
         )  # fmt: skip
