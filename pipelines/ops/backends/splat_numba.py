@@ -1,8 +1,8 @@
 """CPU splat rasteriser: SIMD kernels by numba, tiles of 16 x 8 pixels, forward and backward.
 
 Threads take rows of tiles. Backward writes one gradient row for each pair of tile and Gaussian and then sums each Gaussian's rows in
-a fixed order: no atomics, the same bits at any number of threads. Kernels compute in float32; tensors of other devices are copied
-to the CPU and back.
+a fixed order: no atomics, the same bits at any number of threads. Numbers are float32; tensors of other devices are copied to the CPU
+and back.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..splat_projection import ALPHA_MIN, Projected, project
 from . import splat_kernels as kernels
 from .numba_jit import for_each
+from .splat_projection_numba import Lens, Project, array
 
 GAUSSIANS_AT_ONCE = 1 << 14
 
@@ -26,105 +26,88 @@ def draw(
     width: int, height: int, *, near: float, far: float, eps2d: float, antialiased: bool, absgrad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """See `splat_torch.draw`."""
-    projected = project(
-        means, quats, scales, opacities, viewmats, Ks, width, height, near=near, far=far, eps2d=eps2d, antialiased=antialiased
-    )
-    parts = [features.expand(len(viewmats), -1, -1), projected.depths[..., None]]
-    blended, alpha = composite(projected, torch.cat(parts, dim=-1), width, height, absgrad)
-    return *blended.split([features.shape[-1], 1], dim=-1), alpha, projected.means2d, projected.radii
-
-
-def composite(projected: Projected, features: Tensor, width: int, height: int, absgrad: bool) -> tuple[Tensor, Tensor]:
-    """Blends features (C, N, F). Returns pictures (C, H, W, F) and alpha (C, H, W, 1); see `splat_torch.composite`."""
-    means2d, depths, conics, opacities, radii = projected
-    picture = _Composite.apply(means2d, conics, opacities, features, depths.detach(), radii, width, height, absgrad)
-    return picture.split([features.shape[-1], 1], dim=-1)
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+    lens = Lens(width, height, float(near), float(far), float(eps2d), bool(antialiased))
+    means2d, shapes, extents, radii = Project.apply(means, quats, scales, opacities, viewmats, Ks, lens)
+    picture = _Composite.apply(means2d, shapes, features, extents, radii, width, height, absgrad)
+    blended, depth, alpha = picture.split([features.shape[-1], 1, 1], dim=-1)
+    return blended, depth, alpha, means2d, radii
 
 
 class _Lists:
-    """The Gaussians of one camera as the kernels want them, sorted into tiles."""
+    """The Gaussians of one camera, sorted into its tiles."""
 
-    def __init__(self, means2d: np.ndarray, conics: np.ndarray, opacities: np.ndarray, depths: np.ndarray, radii: np.ndarray,
-                 features: np.ndarray, width: int, height: int) -> None:  # fmt: skip
-        n = len(means2d)
-        self.features = features
+    def __init__(self, splats: np.ndarray, depths: np.ndarray, width: int, height: int) -> None:
+        n = len(splats)
+        self.splats = splats
         self.across, self.down = -(-width // kernels.TILE_X), -(-height // kernels.TILE_Y)
-        a, b, c = conics.T
-        # Half sizes of the box around the ellipse where alpha is 1/255: sqrt(2 ln(255 opacity) times the variance).
-        with np.errstate(all="ignore"):
-            reach = 2 * np.log(np.maximum(opacities, ALPHA_MIN) / np.float32(ALPHA_MIN)) / np.where(radii[:, 0] > 0, a * c - b * b, 1)
-            extent = np.sqrt(np.maximum(reach[:, None] * np.stack([c, a], axis=-1), 0))
-        self.splats = np.concatenate([means2d, conics, opacities[:, None], extent], axis=1, dtype=np.float32)
         self.first, self.starts = np.empty(n + 1, np.int64), np.empty(self.across * self.down + 1, np.int64)
-        kernels.count_tiles(self.splats, radii, self.first, self.starts, self.across, self.down)
+        kernels.count_tiles(splats, self.first, self.starts, self.across, self.down)
         order, spare = np.empty(n, np.int32), np.empty(n, np.int32)
-        seen = kernels.depth_order(depths, radii, order, spare)
+        seen = kernels.depth_order(depths, splats, order, spare)
         self.owner, self.slot = np.empty(self.first[-1], np.int32), np.empty(self.first[-1], np.int32)
-        kernels.fill_tiles(self.splats, order, seen, self.first, self.starts, self.owner, self.slot, self.across, self.down)
+        kernels.fill_tiles(splats, order, seen, self.first, self.starts, self.owner, self.slot, self.across, self.down)
 
 
 class _Composite(torch.autograd.Function):
+    """Pictures (C, H, W, F + 2) of the features (C, N, F) or (1, N, F), depth and alpha."""
+
     @staticmethod
-    def forward(ctx: Any, means2d: Tensor, conics: Tensor, opacities: Tensor, features: Tensor, depths: Tensor, radii: Tensor,
+    def forward(ctx: Any, means2d: Tensor, shapes: Tensor, features: Tensor, extents: Tensor, radii: Tensor,
                 width: int, height: int, absgrad: bool) -> Tensor:  # fmt: skip
-        views = len(means2d)
-        arrays = [_array(t) for t in (means2d, conics, opacities, depths)]
-        radii_array, features_array = radii.cpu().numpy(), _array(features)
+        views, n = means2d.shape[:2]
+        channels = features.shape[-1] + 1
+        flat = [array(t) for t in (means2d, shapes, extents, features)]
         lists: list[Any] = [None] * views
 
         def sort(c: int) -> None:
-            lists[c] = _Lists(*(array[c] for array in arrays), radii_array[c], features_array[c], width, height)
+            centres, shape, extent, feature = (part[c if len(part) == views else 0] for part in flat)
+            splats = np.empty((n, kernels.FEATURES + -(-channels // kernels.BLOCK) * kernels.BLOCK), np.float32)
+            depths = np.empty(n, np.float32)
+            kernels.pack(centres, shape, extent, feature, splats, depths)
+            lists[c] = _Lists(splats, depths, width, height)
 
         for_each(sort, views)
-        picture = np.empty((views, height, width, features.shape[-1] + 1), np.float32)
-        down = lists[0].down if views else 0
+        picture = np.empty((views, height, width, channels + 1), np.float32)
+        down = -(-height // kernels.TILE_Y)
 
         def blend(item: int) -> None:
             c, ty = divmod(item, down)
             some = lists[c]
-            kernels.forward_row(ty, some.across, some.splats, some.features, some.starts, some.owner, picture[c])
+            kernels.forward_row(ty, some.across, some.splats, some.starts, some.owner, picture[c])
 
         for_each(blend, views * down)
-        ctx.lists, ctx.picture, ctx.absgrad = lists, picture, absgrad
-        ctx.save_for_backward(means2d)
-        return torch.from_numpy(picture).to(means2d.device)
+        result = torch.from_numpy(picture).to(means2d.device)
+        ctx.lists, ctx.absgrad, ctx.shared = lists, absgrad, len(features) < views
+        ctx.save_for_backward(means2d, result)
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (means2d,) = ctx.saved_tensors
-        lists, picture, absgrad = ctx.lists, ctx.picture, ctx.absgrad
+        means2d, result = ctx.saved_tensors
+        lists, absgrad = ctx.lists, ctx.absgrad
         views, n = means2d.shape[:2]
-        channels = picture.shape[-1] - 1
-        columns = kernels.GEOMETRY + channels + 2 * absgrad
-        grad_array = _array(grad)
-        rows = [np.empty((len(some.owner), columns), np.float32) for some in lists]
-        down = lists[0].down if views else 0
+        picture, grads = array(result), array(grad)
+        rows = [np.empty((len(some.owner), some.splats.shape[1]), np.float32) for some in lists]
+        down = -(-picture.shape[1] // kernels.TILE_Y)
 
         def spread(item: int) -> None:
             c, ty = divmod(item, down)
             some = lists[c]
-            kernels.backward_row(
-                ty, some.across, some.splats, some.features, some.starts, some.owner, some.slot, picture[c], grad_array[c], rows[c], absgrad
-            )
+            kernels.backward_row(ty, some.across, some.splats, some.starts, some.owner, some.slot, picture[c], grads[c], rows[c], absgrad)
 
         for_each(spread, views * down)
-        widths = (2, 3, 1, channels, 2 * absgrad)
-        sums = [np.zeros((views, n, w), np.float32) for w in widths]
+        widths = (2, 5, picture.shape[-1] - 2)
+        sums = [np.empty((views, n, width), np.float32) for width in widths] + [np.empty((views, n * absgrad, 2), np.float32)]
         chunks = -(-n // GAUSSIANS_AT_ONCE)
 
         def gather(item: int) -> None:
             c, chunk = divmod(item, chunks)
             span = chunk * GAUSSIANS_AT_ONCE, min((chunk + 1) * GAUSSIANS_AT_ONCE, n)
-            some, (means, conics, opacities, features, absolute) = lists[c], [part[c] for part in sums]
-            kernels.gather_rows(*span, some.splats, some.first, rows[c], means, conics, opacities[:, 0], features, absolute)
+            kernels.gather_rows(*span, lists[c].splats, lists[c].first, rows[c], *(part[c] for part in sums))
 
         for_each(gather, views * chunks)
-        means, conics, opacities, features, absolute = [torch.from_numpy(part).to(means2d.device) for part in sums]
+        g_means2d, g_shapes, g_features, absolute = (torch.from_numpy(part).to(means2d.device) for part in sums)
         if absgrad:
             means2d.absgrad = absolute
-        return means, conics, opacities[..., 0], features, None, None, None, None, None
+        return g_means2d, g_shapes, g_features.sum(0, keepdim=True) if ctx.shared else g_features, None, None, None, None, None
