@@ -260,7 +260,7 @@ def test_saving_changes_nothing_it_was_given(tmp_path):
 
 def block() -> Splats:
     """The lettered block's front and red left side as small Gaussians."""
-    x, y = torch.meshgrid(torch.linspace(-0.55, 0.55, 45), torch.linspace(-0.75, 0.75, 61), indexing="xy")
+    x, y = torch.meshgrid(torch.linspace(-0.55, 0.55, 44), torch.linspace(-0.75, 0.75, 60), indexing="xy")
     front = torch.stack([x.flatten(), y.flatten(), torch.full_like(x.flatten(), float(HALF[2]))], dim=1)
     side = torch.stack([torch.full((300,), float(HALF[0])), torch.linspace(-0.7, 0.7, 300), torch.linspace(-0.2, 0.2, 300)], dim=1)
     dark = letter(front[:, 0], front[:, 1])
