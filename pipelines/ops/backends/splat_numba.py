@@ -88,26 +88,27 @@ class _Composite(torch.autograd.Function):
         lists, absgrad = ctx.lists, ctx.absgrad
         views, n = means2d.shape[:2]
         picture, grads = array(result), array(grad)
-        rows = [np.empty((len(some.owner), some.splats.shape[1]), np.float32) for some in lists]
-        down = -(-picture.shape[1] // kernels.TILE_Y)
-
-        def spread(item: int) -> None:
-            c, ty = divmod(item, down)
-            some = lists[c]
-            kernels.backward_row(ty, some.across, some.splats, some.starts, some.owner, some.slot, picture[c], grads[c], rows[c], absgrad)
-
-        for_each(spread, views * down)
         widths = (2, 5, picture.shape[-1] - 2)
         sums = [np.empty((views, n, width), np.float32) for width in widths] + [np.empty((views, n * absgrad, 2), np.float32)]
-        chunks = -(-n // GAUSSIANS_AT_ONCE)
-
-        def gather(item: int) -> None:
-            c, chunk = divmod(item, chunks)
-            span = chunk * GAUSSIANS_AT_ONCE, min((chunk + 1) * GAUSSIANS_AT_ONCE, n)
-            kernels.gather_rows(*span, lists[c].splats, lists[c].first, rows[c], *(part[c] for part in sums))
-
-        for_each(gather, views * chunks)
+        for c, some in enumerate(lists):  # one camera after the other: the rows are by far the largest array here
+            _backward(some, picture[c], grads[c], [part[c] for part in sums], absgrad)
         g_means2d, g_shapes, g_features, absolute = (torch.from_numpy(part).to(means2d.device) for part in sums)
         if absgrad:
             means2d.absgrad = absolute
         return g_means2d, g_shapes, g_features.sum(0, keepdim=True) if ctx.shared else g_features, None, None, None, None, None
+
+
+def _backward(lists: _Lists, picture: np.ndarray, grad: np.ndarray, sums: list[np.ndarray], absgrad: bool) -> None:
+    """Gradients of one camera's picture into sums."""
+    n = len(lists.splats)
+    rows = np.empty((len(lists.owner), lists.splats.shape[1]), np.float32)
+
+    def spread(ty: int) -> None:
+        kernels.backward_row(ty, lists.across, lists.splats, lists.starts, lists.owner, lists.slot, picture, grad, rows, absgrad)
+
+    def gather(chunk: int) -> None:
+        span = chunk * GAUSSIANS_AT_ONCE, min((chunk + 1) * GAUSSIANS_AT_ONCE, n)
+        kernels.gather_rows(*span, lists.splats, lists.first, rows, *sums)
+
+    for_each(spread, lists.down)
+    for_each(gather, -(-n // GAUSSIANS_AT_ONCE))
