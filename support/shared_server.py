@@ -20,6 +20,12 @@ WORKFLOWS = ROOT / "example_workflows"
 SERVER_TESTS = ROOT / "tests" / "server"
 TEST_PACK = "lathe_tiny_models"
 
+# Fit Splats as it comes, but quick.
+FIT_SPLATS = {
+    "preset": "fast", "seed": 0, "steps": 4, "resolution": 512, "points": 500, "sh_degree": 0, "background": "#ffffff",
+    "voxel_threshold": 0.6, **{f"{term}_weight": -1.0 for term in ("perceptual", "ms_ssim", "mask", "l1", "l2")},
+}  # fmt: skip
+
 # The page opens quietly: no gallery over the canvas, no restored tabs, English texts.
 PAGE_SETTINGS = {
     "Comfy.TutorialCompleted": True,

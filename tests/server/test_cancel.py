@@ -6,7 +6,7 @@ from io import BytesIO
 import pytest
 from comfy_server import Run, Server
 from PIL import Image
-from shared_server import Graph, load_prompt
+from shared_server import FIT_SPLATS, Graph, load_prompt
 
 # Long nodes, a workflow they are in, and a changed widget that makes them run anew: each is cancelled at its first sign of progress.
 LONG: list[tuple[str, str, dict]] = [
@@ -69,3 +69,27 @@ def test_cancel_in_a_long_node(comfy: Server, workflow: str, node_class: str, ch
     prompt[id]["inputs"].update(change)
     run, seconds = cancel_in(comfy, prompt, id)
     assert run.status == "interrupted" and seconds < 10
+
+
+def fit(steps: int) -> tuple[dict, str]:
+    """Splats of a box from 8 views of 64 px, and a probe behind; the prompt and the fitting node's id."""
+    graph = Graph()
+    views = graph.add("LatheTestPicture", kind="box", width=64, height=64, count=8)
+    cameras = graph.add("LatheOrbitCameras", views=8, elevation=20.0, radius=4.0, fov=30.0, start=0.0, turn=360.0, endpoint=False)
+    splat = graph.add("LatheFitSplats", images=views[0], masks=views[1], cameras=cameras[0], **{**FIT_SPLATS, "steps": steps})
+    graph.add("LatheTestFingerprint", value=splat[0], salt="")
+    return graph.prompt, splat[0][0]
+
+
+def test_a_cancelled_fit_keeps_its_last_good_state(comfy: Server):
+    """The prompt ends as cancelled; queued once more it goes on behind the fit, with what the fit had reached."""
+    prompt, node = fit(steps=3000)
+    run, seconds = cancel_in(comfy, prompt, node)
+    assert run.status == "interrupted" and seconds < 10
+    again = comfy.run(prompt)
+    assert again.status == "success"
+    assert node in again.cached and node not in again.executed
+    assert any("fingerprint" in output for output in again.outputs.values())
+    fresh, node = fit(steps=20)
+    done = comfy.run(fresh)
+    assert done.status == "success" and node in done.executed

@@ -145,4 +145,29 @@ class Tetrahedra(io.ComfyNode):
         return io.NodeOutput(lathe("nodes.sockets").to_core_mesh(meshes))
 
 
-NODES = [Fingerprint, Slow, Picture, Tetrahedra]
+class Ball(io.ComfyNode):
+    """Splats: some Gaussians on a sphere, as faint as asked."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LatheTestBall",
+            category="testing",
+            inputs=[io.Float.Input("opacity", default=0.9, min=0.0, max=1.0), io.Int.Input("count", default=1, min=1, max=8)],
+            outputs=[(getattr(io, "Splat", None) or io.Custom("SPLAT")).Output("splat")],
+        )
+
+    @classmethod
+    def execute(cls, opacity, count):
+        generator = torch.Generator().manual_seed(0)
+        places = torch.nn.functional.normalize(torch.randn(200, 3, generator=generator), dim=1)
+        turns = torch.tensor([[1.0, 0, 0, 0]]).repeat(200, 1)
+        splats = lathe("pipelines.data.splats").Splats
+        balls = [
+            splats(places * 0.6 / (i + 1), torch.full((200, 3), 0.05), turns, torch.full((200,), opacity), places[:, None] * 0.5)
+            for i in range(count)
+        ]
+        return io.NodeOutput(lathe("nodes.splat_sockets").to_core_splat(balls))
+
+
+NODES = [Fingerprint, Slow, Picture, Tetrahedra, Ball]
