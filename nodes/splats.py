@@ -57,7 +57,8 @@ class LatheFitSplats(io.ComfyNode):
                 widget(
                     io.Combo, "preset", options=PRESETS, default="fast",
                     tooltip="fast: one view a step, perceptual loss at 128 pixels, about a minute on a CPU. paper: IM-3D's recipe, all "
-                    "views a step at full size, for a GPU. pixel: squared differences of pixels, for comparison; blurs where views disagree.",
+                    "views a step at full size, for a GPU. pixel: squared differences of pixels, for comparison; blurs where views "
+                    "disagree.",
                 ),
                 widget(
                     io.Int, "seed", default=0, min=0, max=2**32 - 1, control_after_generate=True,

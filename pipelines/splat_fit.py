@@ -16,15 +16,12 @@ from .cameras import count_assets
 from .data.cameras import Cameras
 from .data.progress import Tick, no_tick, part_of
 from .data.splats import Splats
-from .ops import losses as terms_of
 from .ops.densify import Densify, EveryGaussianPruned
-from .ops.losses import fitting_size, resize_area
-from .ops.splat_raster import Rendered, render_gaussians, splat_cameras
-from .perceptual import LEAST_SIDE, Perceptual, load_perceptual
+from .ops.splat_raster import Rendered, render_gaussians
+from .perceptual import Perceptual, load_perceptual
 from .splat_curve import loss_curve
 from .splat_parameters import SplatParameters
 from .splat_settings import (  # noqa: F401  (one door to the fit)
-    MOST_REMEMBERED,
     VIEWS_AT_ONCE,
     FitSettings,
     estimate_memory,
@@ -32,11 +29,10 @@ from .splat_settings import (  # noqa: F401  (one door to the fit)
     preset_names,
 )
 from .splat_start import start_at_centre, start_from_hull
+from .splat_targets import Targets, check_views, resized_views  # noqa: F401
 
 log = logging.getLogger(__name__)
 
-LEAST_VIEW = 16  # pixels a side
-EMPTY = 0.01  # masks below this show no object
 PREVIEW_EVERY = 10  # steps
 MOST_BAD_STEPS = 20  # in a row
 SHOWN_VIEWS = 4  # in the preview of a result
@@ -98,16 +94,15 @@ class SplatFit:
         self.generator = torch.Generator().manual_seed(seed)
         if settings.weights.perceptual and perceptual is None:
             perceptual = load_perceptual(device=device)
-        self.perceptual = perceptual
-        self._cameras = cameras
+        self._perceptual, self._cameras = perceptual, cameras
         self._background = torch.tensor(settings.background, device=self.device)
+        self._waiting: list[int] = []
         self.retarget(images, masks)
         self.parameters = SplatParameters(start, settings.sh_degree, settings.rates, self.device)
         self.densify = Densify(settings.densify)
         self._density = self.densify.start(len(start), self.device)
         self.losses: list[dict[str, float]] = []
         self.skipped = self._bad_in_a_row = 0
-        self._waiting: list[int] = []
         self._picture: Tensor | None = None
 
     @property
@@ -121,28 +116,8 @@ class SplatFit:
         Raises:
             ValueError: as at the beginning.
         """
-        check_views(images, masks, self._cameras)
-        useful = list(range(len(images)))
-        if masks is not None:
-            shown = masks.flatten(1).amax(1) > 0.5
-            useful = shown.nonzero()[:, 0].tolist()
-            images = torch.where(masks > EMPTY, images, self._background.to(images).reshape(1, 3, 1, 1))
-            if len(useful) < len(images):
-                log.warning("Fit Splats: the masks of %d of %d views are empty; these views are left out.", *_left_out(useful, images))
-        height, width = images.shape[2:]
-        self._images = images[useful].to(self.device, torch.float32).clone()
-        self._masks = None if masks is None else masks[useful].to(self.device, torch.float32).clone()
-        viewmats, Ks = splat_cameras(self._cameras.select(useful), height, width)
-        self._viewmats, self._Ks = viewmats.to(self.device), Ks.to(self.device)
-        self._waiting, self._remembered = [], {}
-        self._small = fitting_size(height, width, self.settings.perceptual_size)
-        if min(self._small) < LEAST_SIDE:
-            self._small = (height, width)
-        self._structural, self._structure_name = terms_of.ms_ssim, "1 - MS-SSIM"
-        if self.settings.weights.ms_ssim and min(height, width) < terms_of.LEAST_MS_SSIM_SIDE:
-            self._structural, self._structure_name = terms_of.ssim, "1 - SSIM"
-            log.info("Fit Splats: MS-SSIM needs views of at least %d pixels; SSIM is used for %d x %d.",
-                     terms_of.LEAST_MS_SSIM_SIDE, width, height)  # fmt: skip
+        self._targets = Targets(images, masks, self._cameras, self.settings, self._perceptual, self.device)
+        self._waiting = []
 
     def run(self, steps: int, tick: Tick = no_tick) -> None:
         """That many more steps. A tick that raises ends the fit between two steps.
@@ -164,7 +139,7 @@ class SplatFit:
         for part in (views[i : i + VIEWS_AT_ONCE] for i in range(0, len(views), VIEWS_AT_ONCE)):
             rendered = self._render(part)
             rendered.means2d.retain_grad()
-            terms = self._compare(rendered, part, seen)
+            terms = self._targets.compare(rendered, part, seen)
             share = len(part) / len(views)
             (terms["total"] * share).backward()
             for name, value in terms.items():
@@ -197,7 +172,7 @@ class SplatFit:
         return SplatFitResult(self._pruned(), self._comparison(), loss_curve(self.losses, title="Fit Splats: losses before their weights"))
 
     def _next_views(self) -> list[int]:
-        count = len(self._images)
+        count = len(self._targets)
         if self.settings.views_per_step == 0 or self.settings.views_per_step >= count:
             return list(range(count))
         chosen: list[int] = []
@@ -208,53 +183,16 @@ class SplatFit:
         return chosen
 
     def _render(self, views: Sequence[int]) -> Rendered:
-        height, width = self._images.shape[2:]
-        p, rows = self.parameters, list(views)
+        p, targets, rows = self.parameters, self._targets, list(views)
         return render_gaussians(
-            p.tensors["positions"], p.tensors["rotations"], p.scales, p.opacities, p.sh, self._viewmats[rows], self._Ks[rows],
-            width, height, sh_degree=p.degree, background=self._background, absgrad=self.settings.densify.absolute,
+            p.tensors["positions"], p.tensors["rotations"], p.scales, p.opacities, p.sh, targets.viewmats[rows], targets.Ks[rows],
+            targets.width, targets.height, sh_degree=p.degree, background=self._background, absgrad=self.settings.densify.absolute,
         )  # fmt: skip
 
-    def _compare(self, rendered: Rendered, views: Sequence[int], seen: bool) -> dict[str, Tensor]:
-        """Every term's mean over these views, and their weighted total."""
-        weights, rows = self.settings.weights, list(views)
-        images, targets = rendered.color.movedim(-1, 1), self._images[rows]
-        terms: dict[str, tuple[float, Tensor]] = {}
-        if weights.perceptual and seen:
-            assert self.perceptual is not None
-            near = self.perceptual.between(self.perceptual.embed(resize_area(images, *self._small)), self._target_maps(rows))
-            terms["perceptual"] = weights.perceptual, near
-        if weights.ms_ssim:
-            terms[self._structure_name] = weights.ms_ssim, 1 - self._structural(images, targets)
-        if weights.mask and self._masks is not None:
-            terms["mask"] = weights.mask, terms_of.l2(rendered.alpha.movedim(-1, 1), self._masks[rows])
-        if weights.l1:
-            terms["L1"] = weights.l1, terms_of.l1(images, targets)
-        if weights.l2:
-            terms["L2"] = weights.l2, terms_of.l2(images, targets)
-        total = sum((weight * value.mean() for weight, value in terms.values()), images.sum() * 0)
-        return {name: value.mean() for name, (_, value) in terms.items()} | {"total": total}
-
-    def _target_maps(self, views: Sequence[int]) -> list[Tensor]:
-        """The targets as the perceptual network sees them: computed once each where memory allows."""
-        assert self.perceptual is not None
-        room = len(self._images) * Perceptual.bytes_of_maps(*self._small) <= MOST_REMEMBERED
-        found = []
-        for view in views:
-            maps = self._remembered.get(view)
-            if maps is None:
-                with torch.no_grad():
-                    maps = self.perceptual.embed(resize_area(self._images[view : view + 1], *self._small))
-                if room:
-                    self._remembered[view] = maps
-            found.append(maps)
-        return [torch.cat(layer) for layer in zip(*found, strict=True)]
-
     def _move(self, number: int, drawn: Sequence[Rendered], views: int) -> None:
-        height, width = self._images.shape[2:]
         if self.densify.observes(number):
             for rendered in drawn:
-                self.densify.observe(self._density, rendered, width, height, views)
+                self.densify.observe(self._density, rendered, self._targets.width, self._targets.height, views)
         self.parameters.step(number / self.settings.steps)
         if self.densify.due(number):
             with torch.no_grad():
@@ -276,7 +214,7 @@ class SplatFit:
             )
 
     def _remember_picture(self, rendered: Rendered, view: int) -> None:
-        pair = [rendered.color[-1].detach(), self._images[view].movedim(0, -1)]
+        pair = [rendered.color[-1].detach(), self._targets.images[view].movedim(0, -1)]
         self._picture = torch.cat(pair, dim=1).clamp(0, 1)
 
     def _pruned(self) -> Splats:
@@ -291,45 +229,10 @@ class SplatFit:
 
     def _comparison(self) -> Tensor:
         columns = min(SHOWN_VIEWS, self._cameras.n_views)
-        shown = [i * len(self._images) // columns for i in range(columns)]
+        shown = [i * len(self._targets) // columns for i in range(columns)]
         with torch.no_grad():
             drawn = torch.cat([self._render([view]).color for view in shown]).movedim(-1, 1).clamp(0, 1)
-        return sheets.tile(torch.cat([self._images[shown], drawn]).cpu(), columns)[0]
-
-
-def check_views(images: Tensor, masks: Tensor | None, cameras: Cameras) -> None:
-    """Refuses what no fit can use, and warns of what will not give a solid.
-
-    Raises:
-        ValueError: shapes, counts and sizes that do not belong together, numbers that are not finite, all masks empty.
-    """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"Fit Splats: views of shape (V, 3, H, W) are expected, not {tuple(images.shape)}.")
-    if cameras.n_assets is not None or cameras.n_views != len(images):
-        raise ValueError(
-            f"Fit Splats: {len(images)} views of one asset need as many cameras, not {cameras.n_views}; wire those they were made with."
-        )
-    if min(images.shape[2:]) < LEAST_VIEW:
-        raise ValueError(f"Fit Splats: the views are {images.shape[3]} x {images.shape[2]}; they need at least {LEAST_VIEW} pixels a side.")
-    for name, tensor in (("views", images), ("masks", masks)):
-        if tensor is not None and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(
-                f"Fit Splats: the {name} hold NaN or infinite pixels; the node before made them (often a VAE in half precision)."
-            )
-    if masks is not None:
-        if masks.shape != (len(images), 1, *images.shape[2:]):
-            raise ValueError(
-                f"Fit Splats: {len(images)} views of {images.shape[3]} x {images.shape[2]} need as many masks of that size, "
-                f"not {tuple(masks.shape)}: resize them, or leave the masks away."
-            )
-        if not bool((masks > 0.5).any()):
-            raise ValueError(
-                "Fit Splats: all masks are empty, so there is no object to fit. Masks show the object in white; invert them if not."
-            )
-    if len(images) == 1:
-        log.warning("Fit Splats: one view alone says nothing of depth; the asset will look right from there only.")
-    elif bool((images == images[:1]).all()):
-        log.warning("Fit Splats: all %d views are the same picture, though their cameras differ.", len(images))
+        return sheets.tile(torch.cat([self._targets.images[shown], drawn]).cpu(), columns)[0]
 
 
 def asset_fits(
@@ -406,12 +309,6 @@ def fit_splats(
     return results
 
 
-def resized_views(images: Tensor, masks: Tensor | None, longest: int) -> tuple[Tensor, Tensor | None]:
-    """Views with a longest side of at most `longest` pixels, by averaging; 0 keeps them."""
-    size = fitting_size(*images.shape[2:], longest)
-    return resize_area(images, *size), None if masks is None else resize_area(masks, *size)
-
-
 def with_changes(settings: FitSettings, *, weights: dict[str, float] | None = None, **changes: Any) -> FitSettings:
     """The settings with other numbers. `weights` changes some of the losses' weights; with other `steps` the time in which density
     changes is stretched, too."""
@@ -419,6 +316,3 @@ def with_changes(settings: FitSettings, *, weights: dict[str, float] | None = No
     changes.setdefault("densify", replace(settings.densify, last=round(settings.densify.last * factor)))
     return replace(settings, weights=replace(settings.weights, **(weights or {})), **changes)
 
-
-def _left_out(useful: Sequence[int], images: Tensor) -> tuple[int, int]:
-    return len(images) - len(useful), len(images)

@@ -1,0 +1,124 @@
+"""Which Gaussians are cloned, split and pruned, and what the optimiser remembers of them."""
+
+import pytest
+import torch
+from lathe.pipelines.ops.densify import Densify, DensifyRules, EveryGaussianPruned, scatter_halves
+from lathe.pipelines.ops.splat_raster import Rendered
+from lathe.pipelines.splat_parameters import LearningRates, SplatParameters
+from lathe.pipelines.splat_start import start_from_points
+
+RULES = dict(
+    first=10, last=100, every=10, gradient=1.0, absolute=False, split_scale=0.1, opacity=0.05, largest_scale=0.5, reset_every=50,
+    reset_to=0.2, most=100,
+)  # fmt: skip
+RATES = LearningRates(0.01, 0.001, 0.01, 0.01, 0.01, 0.01, 0.01)
+SCALES = torch.tensor([0.05, 0.2, 0.05, 0.05, 0.9])[:, None].expand(5, 3)
+OPACITIES = torch.tensor([0.9, 0.9, 0.9, 0.01, 0.9])
+GRADIENTS = torch.tensor([2.0, 3.0, 0.5, 9.0, 9.0])
+
+
+def strategy(**changes) -> Densify:
+    return Densify(DensifyRules(**{**RULES, **changes}))
+
+
+def seen(gradients: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"gradient": gradients * 4, "seen": torch.full_like(gradients, 4)}
+
+
+def parameters(count: int) -> SplatParameters:
+    generator = torch.Generator().manual_seed(0)
+    points, colors = torch.rand(count, 3, generator=generator), torch.rand(count, 3, generator=generator)
+    made = SplatParameters(start_from_points(points, colors), 1, RATES, "cpu")
+    for value in made.tensors.values():
+        value.grad = torch.rand(value.shape, generator=generator)
+    made.step(0.0)
+    return made
+
+
+def moments(made: SplatParameters, name: str) -> torch.Tensor:
+    return made.adam.state[made.tensors[name]]["exp_avg"]
+
+
+def test_small_ones_are_cloned_large_ones_split_faint_and_huge_ones_pruned():
+    change = strategy().change(seen(GRADIENTS), SCALES, OPACITIES)
+    assert change.source.tolist() == [0, 2, 0, 1, 1]  # kept, kept, clone of 0, both halves of 1
+    assert change.fresh.tolist() == [False, False, True, True, True]
+    assert change.halved.tolist() == [False, False, False, True, True]
+    assert change.pruned == 2
+
+
+def test_the_largest_gradients_go_first_where_there_is_little_room():
+    change = strategy(most=4).change(seen(GRADIENTS), SCALES, OPACITIES)
+    assert change.source.tolist() == [0, 2, 1, 1]
+    assert strategy(most=2).change(seen(GRADIENTS), SCALES, OPACITIES).source.tolist() == [0, 1, 2]
+
+
+def test_pruning_everything_is_refused():
+    with pytest.raises(EveryGaussianPruned, match="All 5 Gaussians"):
+        strategy().change(seen(GRADIENTS), SCALES, torch.zeros(5))
+
+
+def test_gradients_are_counted_in_half_widths_for_the_views_that_see_a_gaussian():
+    rules, means2d = strategy(), torch.zeros(2, 3, 2, requires_grad=True)
+    means2d.grad = torch.tensor([[[3.0, 4], [1, 0], [1, 1]], [[0, 1.0], [1, 0], [1, 1]]])
+    radii = torch.tensor([[[1, 1], [1, 1], [0, 0]], [[1, 1], [0, 0], [0, 0]]], dtype=torch.int32)
+    rendered, state = Rendered(*[torch.zeros(0)] * 3, None, means2d, radii), rules.start(3)
+    rules.observe(state, rendered, 20, 20, 2)
+    assert state["gradient"].tolist() == [20 * (5 + 1), 20, 0]
+    assert state["seen"].tolist() == [2, 1, 0]
+    means2d.absgrad = means2d.grad * 2
+    absolute, more = strategy(absolute=True), rules.start(3)
+    absolute.observe(more, rendered, 20, 20, 2)
+    assert torch.equal(more["gradient"], state["gradient"] * 2)
+
+
+def test_when():
+    rules = strategy()
+    assert [step for step in range(1, 131) if rules.due(step)] == list(range(10, 101, 10))
+    assert [step for step in range(1, 131) if rules.resets(step)] == [50]
+    assert rules.observes(100) and not rules.observes(101)
+
+
+def test_rows_keep_their_moments_and_new_rows_have_none():
+    made = parameters(5)
+    before = {name: (value.detach().clone(), moments(made, name).clone()) for name, value in made.tensors.items()}
+    change = strategy().change(seen(GRADIENTS), SCALES, OPACITIES)
+    made.apply(change, torch.Generator().manual_seed(0))
+    assert len(made) == 5 and {len(value) for value in made.tensors.values()} == {5}
+    for name, value in made.tensors.items():
+        old, memory = before[name]
+        assert value.requires_grad and value.is_leaf
+        assert torch.equal(moments(made, name)[:2], memory[[0, 2]]), name
+        assert not moments(made, name)[2:].any(), name
+        assert torch.equal(value[:3], old[[0, 2, 0]]), name
+        if name not in ("positions", "log_scales"):
+            assert torch.equal(value[3:], old[[1, 1]]), name
+    assert torch.allclose(made.scales[3:], before["log_scales"][0][[1, 1]].exp() / 1.6)
+    assert not torch.equal(made.tensors["positions"][3], made.tensors["positions"][4])
+
+
+def test_a_row_goes_on_after_a_change_as_it_would_have_without():
+    changed, left = parameters(4), parameters(4)
+    changed.keep(torch.tensor([True, False, True, True]))
+    for made in (changed, left):
+        for value in made.tensors.values():
+            value.grad = torch.ones_like(value)
+        made.step(0.5)
+    for name, value in changed.tensors.items():
+        assert torch.equal(value, left.tensors[name][[0, 2, 3]]), name
+
+
+def test_lowered_opacities_forget_their_moments():
+    made = parameters(4)
+    made.lower_opacities(0.2)
+    assert float(made.opacities.detach().max()) <= 0.2 + 1e-6
+    assert not moments(made, "logits").any() and moments(made, "color").any()
+
+
+def test_halves_lie_where_the_gaussian_was():
+    count = 20_000
+    scales = torch.tensor([0.3, 0.1, 0.01]).expand(count, 3)
+    quarter = torch.tensor([0.5**0.5, 0, 0, 0.5**0.5]).expand(count, 4)  # about z: the long axis points along y
+    points = scatter_halves(torch.ones(count, 3), scales, quarter, torch.Generator().manual_seed(0))
+    assert torch.allclose(points.std(0), torch.tensor([0.1, 0.3, 0.01]), rtol=0.03)
+    assert torch.allclose(points.mean(0), torch.ones(3), atol=0.01)
