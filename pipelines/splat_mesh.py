@@ -120,7 +120,9 @@ class SplatField:
             raise ValueError(f"The file holds no usable splat field: {error}.") from error
 
 
-def splat_field(splats: Splats, *, resolution: int = RESOLUTION, level: float = LEVEL, fill: bool = True, tick: Tick = no_tick) -> SplatField:
+def splat_field(
+    splats: Splats, *, resolution: int = RESOLUTION, level: float = LEVEL, fill: bool = True, tick: Tick = no_tick
+) -> SplatField:
     """The field of these Gaussians.
 
     Args:
@@ -136,13 +138,13 @@ def splat_field(splats: Splats, *, resolution: int = RESOLUTION, level: float = 
     if not 16 <= resolution <= 512:
         raise ValueError(f"Splats to field: a resolution of {resolution} is out of range; use 16 to 512, 128 is usual.")
     if not 0 < level < DENSITY:
-        raise ValueError(f"Splats to field: a level of {level:g} is out of range; use a density between 0 and {DENSITY:g}, {LEVEL:g} is usual.")
+        raise ValueError(f"Splats to field: the level {level:g} is out of range; use one between 0 and {DENSITY:g}, {LEVEL:g} is usual.")
     seen = splats.opacities >= 1 / 255
     if not seen.any():
         reason = "there is no Gaussian" if len(splats) == 0 else f"all {len(splats)} Gaussians are transparent"
-        raise ValueError(f"Splats to field: {reason}, so there is no surface. Check the images and masks that the splats were fitted to.")
-    splats = splats.select(seen)
-    splats = Splats(*(t.detach().float().cpu() for t in (splats.positions, splats.scales, splats.rotations, splats.opacities, splats.sh[:, :1])))
+        raise ValueError(f"Splats to field: {reason}, so there is no surface. Check the images and masks they were fitted to.")
+    parts = (splats.positions, splats.scales, splats.rotations, splats.opacities, splats.sh[:, :1])
+    splats = Splats(*(part[seen].detach().float().cpu() for part in parts))
     bound = _bound(splats)
     floor = LEAST_SCALE * 2 * bound / resolution
     n = resolution + 1

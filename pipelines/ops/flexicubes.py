@@ -6,6 +6,7 @@ order, and the meaning of the 21 weights of a cube, follow the format that publi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ def flexicubes(
     vertices: Tensor,
     sdf: Tensor,
     resolution: int,
-    weights: Tensor | None = None,
+    weights: Tensor | Callable[[Tensor], Tensor] | None = None,
     *,
     weight_scale: float = 0.5,
     training: bool = False,
@@ -66,7 +67,8 @@ def flexicubes(
         vertices: ((resolution + 1)^3, 3) grid corners, possibly displaced, in the order of `regular_grid`.
         sdf: ((resolution + 1)^3,), negative inside.
         resolution: cubes along an edge.
-        weights: (resolution^3, 21) before activation: 12 beta (edges), 8 alpha (corners), 1 gamma; None means all equal.
+        weights: (resolution^3, 21) before activation: 12 beta (edges), 8 alpha (corners), 1 gamma; or a function that gives those
+            of cubes named by index (n,) -> (n, 21), for weights that are kept near the surface only; None means all equal.
         weight_scale: range of the activated weights: 0.5 in InstantMesh, 0.99 in the paper's code.
         training: split quads into four triangles around a blended centre, which lets gamma receive gradients.
 
@@ -82,7 +84,7 @@ def flexicubes(
             f"FlexiCubes at resolution {resolution} needs {n**3} grid corners and as many sdf values, "
             f"got vertices {tuple(vertices.shape)} and sdf {tuple(sdf.shape)}."
         )
-    if weights is not None and tuple(weights.shape) != (resolution**3, WEIGHTS_PER_CUBE):
+    if isinstance(weights, Tensor) and tuple(weights.shape) != (resolution**3, WEIGHTS_PER_CUBE):
         raise ValueError(f"FlexiCubes: weights must have shape {(resolution**3, WEIGHTS_PER_CUBE)}, not {tuple(weights.shape)}.")
     if not torch.isfinite(sdf).all():
         raise ValueError("FlexiCubes: the sdf holds NaN or infinite numbers.")
@@ -103,7 +105,8 @@ def flexicubes(
     first_vertex, n_vertices = _number_dual_vertices(n_patches[case])
     dual = first_vertex[row] + all_slot_patch[case][row, slot]
 
-    alpha, beta, gamma = _activate(None if weights is None else weights.index_select(0, cubes), weight_scale)
+    own = weights.index_select(0, cubes) if isinstance(weights, Tensor) else None if weights is None else weights(cubes)
+    alpha, beta, gamma = _activate(own, weight_scale)
     end_sdf, end_position = _take(sdf, ends), _take(vertices, ends)
     crossing = _zero_crossing(end_sdf, end_position)
     weighted = crossing
