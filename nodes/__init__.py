@@ -12,7 +12,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import host
 
-SERVICES = {"host", "sockets", "splat_sockets"}
+SERVICES = {"core_models", "host", "sockets", "splat_sockets"}
 
 
 def stage_modules() -> list[str]:

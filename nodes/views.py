@@ -57,6 +57,14 @@ class LoadedViewModel:
         attention = host.attention() or torch_attention
         return generate_views(self.model, images, masks, device=host.device(), attention=attention, use=self.use, tick=tick, **settings)
 
+    def renoise(self, views: Tensor, view_masks: Tensor, images: Tensor, masks: Tensor | None, tick: Tick, **settings: Any) -> Tensor:
+        """`view_diffusion.renoise_views` on ComfyUI's device."""
+        from ..pipelines.nets.attention import torch_attention
+        from ..pipelines.view_diffusion import renoise_views
+
+        place: dict[str, Any] = {"device": host.device(), "attention": host.attention() or torch_attention, "use": self.use, "tick": tick}
+        return renoise_views(self.model, views, view_masks, images, masks, **place, **settings)
+
 
 class LatheLoadViewModel(io.ComfyNode):
     """The view model from disk."""
@@ -158,18 +166,19 @@ class LatheGenerateViews(io.ComfyNode):
         )
         return io.NodeOutput(
             sockets.images_out(views),
-            sockets.masks_out(_masks(views, view_model.model.mask_method)),
+            sockets.masks_out(masks_of_views(views, view_model.model.mask_method)),
             preset_cameras(view_model.model.camera_preset),
         )
 
 
-def _masks(views: Tensor, method: str) -> Tensor:
+def masks_of_views(views: Tensor, method: str) -> Tensor:
+    """Masks (N, 1, H, W) of drawn views (N, 3, H, W) on a plain background; all 1 where none can be found, and the log says so."""
     from ..pipelines.foreground import mask_views
 
     try:
         return mask_views(views, method)
     except ValueError as error:
-        logging.getLogger(__name__).warning("Generate Views: no masks of these views, so they are all object. %s", error)
+        logging.getLogger(__name__).warning("No masks of these views, so they are all object. %s", error)
         return torch.ones_like(views[:, :1])
 
 

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from .data.cameras import Cameras
 
 SAMPLERS = ("euler_ancestral", "dpmpp_2m")
 
@@ -223,6 +226,17 @@ def grid_from_views(views: Tensor, rows: int, columns: int) -> Tensor:
     """The inverse of `views_from_grid`."""
     cells = views.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)
     return cells.flatten(3, 4).flatten(1, 2)[None]
+
+
+def turned_apart(cameras: Cameras, azimuths: Sequence[float] | Tensor, elevations: Sequence[float] | Tensor | None = None) -> float:
+    """By how many degrees, at most, V cameras stand elsewhere than at these angles; turning all azimuths together counts nothing."""
+    eyes = torch.nn.functional.normalize(cameras.c2w[:, :3, 3].double(), dim=-1)
+    wanted = torch.as_tensor(azimuths, dtype=torch.float64)
+    found = torch.rad2deg(torch.atan2(eyes[:, 0], eyes[:, 2]))
+    apart = ((found - found[0]) - (wanted - wanted[0]) + 180) % 360 - 180
+    if elevations is not None:
+        apart = torch.cat([apart, torch.rad2deg(torch.asin(eyes[:, 1])) - torch.as_tensor(elevations, dtype=torch.float64)])
+    return float(apart.abs().max())
 
 
 def memory_required(model: ViewModel) -> dict[str, int]:
