@@ -4,6 +4,7 @@ It looks along +Z with +Y up, so its own left is +X, which a viewer in front of 
 """
 
 import torch
+from lathe.pipelines.data.splats import Splats
 
 HALF = torch.tensor([0.6, 0.8, 0.3])
 BARS = ((-0.35, -0.2, -0.5, 0.5), (-0.35, 0.35, 0.35, 0.5), (-0.35, 0.15, -0.05, 0.1))  # x from, to, y from, to: stem, top, middle
@@ -66,3 +67,17 @@ def signed_volume(vertices, faces):
     """Volume enclosed by a closed mesh; positive where faces are counter-clockwise seen from outside."""
     a, b, c = vertices.double()[faces].unbind(1)
     return float((a * torch.linalg.cross(b, c)).sum() / 6)
+
+
+def letter_splats() -> Splats:
+    """The lettered block's front and red left side as small Gaussians."""
+    x, y = torch.meshgrid(torch.linspace(-0.55, 0.55, 44), torch.linspace(-0.75, 0.75, 60), indexing="xy")
+    front = torch.stack([x.flatten(), y.flatten(), torch.full_like(x.flatten(), float(HALF[2]))], dim=1)
+    side = torch.stack([torch.full((300,), float(HALF[0])), torch.linspace(-0.7, 0.7, 300), torch.linspace(-0.2, 0.2, 300)], dim=1)
+    dark = letter(front[:, 0], front[:, 1])
+    color = torch.cat([torch.where(dark[:, None], 0.0, 1.0).expand(-1, 3), torch.tensor([[1.0, 0.0, 0.0]]).expand(300, 3)])
+    places = torch.cat([front, side])
+    count = len(places)
+    rotations = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(count, 1)
+    sh = ((color - 0.5) / 0.28209479177387814)[:, None]
+    return Splats(places, torch.full((count, 3), 0.014), rotations, torch.full((count,), 0.99), sh)

@@ -7,7 +7,7 @@ import time
 import numpy
 import pytest
 import torch
-from handed import HALF, letter
+from handed import letter, letter_splats
 from lathe.pipelines import splat_files
 from lathe.pipelines.data.splats import Splats
 from lathe.pipelines.splat_files import load_splats, save_splats
@@ -258,22 +258,9 @@ def test_saving_changes_nothing_it_was_given(tmp_path):
     assert all(torch.equal(copies[name], value) for name, value in vars(splats).items())
 
 
-def block() -> Splats:
-    """The lettered block's front and red left side as small Gaussians."""
-    x, y = torch.meshgrid(torch.linspace(-0.55, 0.55, 44), torch.linspace(-0.75, 0.75, 60), indexing="xy")
-    front = torch.stack([x.flatten(), y.flatten(), torch.full_like(x.flatten(), float(HALF[2]))], dim=1)
-    side = torch.stack([torch.full((300,), float(HALF[0])), torch.linspace(-0.7, 0.7, 300), torch.linspace(-0.2, 0.2, 300)], dim=1)
-    dark = letter(front[:, 0], front[:, 1])
-    color = torch.cat([torch.where(dark[:, None], 0.0, 1.0).expand(-1, 3), torch.tensor([[1.0, 0.0, 0.0]]).expand(300, 3)])
-    places = torch.cat([front, side])
-    count = len(places)
-    rotations = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(count, 1)
-    return Splats(places, torch.full((count, 3), 0.012), rotations, torch.full((count,), 0.99), ((color - 0.5) / DC)[:, None])
-
-
 @pytest.mark.parametrize("suffix", splat_files.SUFFIXES)
 def test_the_lettered_block_is_not_mirrored(tmp_path, suffix):
-    save_splats(block(), tmp_path / f"block{suffix}")
+    save_splats(letter_splats(), tmp_path / f"block{suffix}")
     back = load_splats(tmp_path / f"block{suffix}")
     color = 0.5 + DC * back.sh[:, 0]
     red = (color[:, 0] > 0.8) & (color[:, 1] < 0.2)
