@@ -13,8 +13,8 @@ import pytest
 from lathe_root import ROOT
 
 # Imported where they are installed, never required.
-OPTIONAL = {"nvdiffrast", "onnxruntime", "rembg", "torch_directml", "kiui", "accelerate"}
-COMFYUI_MODULES = {"comfy", "comfy_api", "folder_paths", "nodes", "execution", "server"}
+OPTIONAL = {"nvdiffrast", "gsplat", "onnxruntime", "rembg", "torch_directml", "kiui", "accelerate"}
+COMFYUI_MODULES = {"comfy", "comfy_api", "folder_paths", "latent_preview", "nodes", "execution", "server"}
 
 
 def plain(name: str) -> str:

@@ -7,7 +7,7 @@ import sys
 import comfy_source
 from lathe_root import ROOT
 
-HEAVY = ("diffusers", "numba", "skimage", "trimesh", "xatlas", "fast_simplification", "transformers", "accelerate")
+HEAVY = ("diffusers", "numba", "plyfile", "skimage", "trimesh", "xatlas", "fast_simplification", "transformers", "accelerate")
 
 SCRIPT = """
 import sys, time

@@ -1,5 +1,7 @@
 """SPLAT at sockets: ours and other nodes', on cores with and without a payload of their own."""
 
+from io import BytesIO
+
 import pytest
 import torch
 from lathe.nodes import splat_sockets as sockets
@@ -97,3 +99,33 @@ def test_what_is_no_splat_is_said():
         sockets.splats_in("a.ply")
     with pytest.raises(ValueError, match="no splats"):
         sockets.to_core_splat([])
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".splat", ".spz"])
+def test_file_3d_is_read(tmp_path, suffix):
+    from lathe.pipelines.splat_files import save_splats
+
+    class File3D:
+        format = suffix[1:]
+
+        def __init__(self, source):
+            self.source = source
+            self.is_disk_backed = not isinstance(source, BytesIO)
+
+        def get_source(self):
+            return self.source
+
+        def save_to(self, path):
+            with open(path, "wb") as out:
+                out.write(self.source.getvalue())
+            return path
+
+    given, path = splats(20), tmp_path / f"a{suffix}"
+    save_splats(given, path)
+    for source in (str(path), BytesIO(path.read_bytes())):
+        (back,) = sockets.splats_in(File3D(source))
+        torch.testing.assert_close(back.positions, given.positions, atol=1e-5, rtol=0)
+    odd = File3D(BytesIO(b""))
+    odd.format = "ksplat"
+    with pytest.raises(ValueError, match="no splat file that Lathe reads"):
+        sockets.splats_in(odd)
