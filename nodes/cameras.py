@@ -54,6 +54,38 @@ class LatheCameraPreset(io.ComfyNode):
         return io.NodeOutput(sets.preset_cameras(preset, input_azimuth=input_azimuth, elevation=elevation, radius=radius or None))
 
 
+class LatheRandomElevation(io.ComfyNode):
+    """One elevation, for the generator and for the cameras of what it draws."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="LatheRandomElevation",
+            display_name="Random Elevation",
+            category=CATEGORY,
+            description="An elevation drawn by a seed, for an orbit and for the model that draws it: IM-3D's is trained on orbits at a "
+            "random one between 0 and 45 degrees.",
+            search_aliases=["im3d orbit", "random orbit", "random pose", "sv3d elevation"],
+            inputs=[
+                widget(
+                    io.Int, "seed", default=0, min=0, max=2**32 - 1, control_after_generate=True,
+                    tooltip="The same seed gives the same elevation.",
+                ),
+                widget(io.Float, "lowest", default=0.0, min=-90.0, max=90.0, step=1.0, tooltip="Degrees above the horizon, at least."),
+                widget(io.Float, "highest", default=45.0, min=-90.0, max=90.0, step=1.0, tooltip="Degrees above the horizon, at most."),
+            ],
+            outputs=[
+                io.Float.Output(
+                    display_name="elevation", tooltip="Degrees: for Camera Preset, Orbit Cameras, and core's SV3D conditioning alike."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, seed, lowest, highest) -> io.NodeOutput:
+        return io.NodeOutput(sets.random_elevation(seed, lowest, highest))
+
+
 class LatheOrbitCameras(io.ComfyNode):
     """Even steps of an orbit."""
 
@@ -323,6 +355,7 @@ class LatheSelectViews(io.ComfyNode):
 
 NODES = [
     LatheCameraPreset,
+    LatheRandomElevation,
     LatheOrbitCameras,
     LatheCamerasFromLoad3D,
     LatheCamerasToLoad3D,

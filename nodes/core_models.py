@@ -174,7 +174,7 @@ def _warn_of_other_azimuths(conditioning: Any, cameras: Cameras) -> None:
 
 def _whole_cells(images: Tensor, cell: int) -> Tensor:
     """Pictures at the next size that the VAE's cells fill: it would crop them, and cropped views no longer fit their cameras."""
-    height, width = (max(round(side / cell), 1) * cell for side in images.shape[-2:])
+    height, width = (-(-side // cell) * cell for side in images.shape[-2:])
     return _resized(images, (height, width)).clamp(0, 1)
 
 

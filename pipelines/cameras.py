@@ -115,6 +115,18 @@ def orbit_cameras(
     return posed_cameras(azimuths, [elevation] * n_views, radius, fov)
 
 
+def random_elevation(seed: int, lowest: float = 0.0, highest: float = 45.0) -> float:
+    """An elevation in degrees, uniform between the two; IM-3D (arXiv 2402.08682, section 3.2) trains its orbits between 0 and 45.
+
+    Raises:
+        ValueError: the bounds are no elevations, or the wrong way round.
+    """
+    if not -90 <= lowest <= highest <= 90:
+        raise ValueError(f"A random elevation lies between two of -90 to 90 degrees, the lower first, not {lowest} and {highest}.")
+    share = float(torch.rand((), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))
+    return lowest + (highest - lowest) * share
+
+
 def posed_cameras(azimuths: Sequence[float], elevations: Sequence[float], radius: float, fov: float) -> Cameras:
     """Cameras that look at the origin, named by their azimuth and elevation in degrees.
 

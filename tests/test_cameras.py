@@ -165,3 +165,12 @@ def test_presets_are_all_there():
     wanted |= {"geolrm_official", "instantmesh_orbit", "im3d_orbit"}
     assert wanted <= set(sets.preset_names())
     assert all(Path(sets.PRESET_FOLDER, f"{n}.json").is_file() for n in wanted)
+
+
+def test_random_elevations_are_the_seeds_and_fill_their_range():
+    drawn = [sets.random_elevation(seed) for seed in range(200)]
+    assert drawn == [sets.random_elevation(seed) for seed in range(200)]
+    assert 0 <= min(drawn) < 2 and 43 < max(drawn) <= 45 and 20 < sum(drawn) / 200 < 25
+    assert sets.random_elevation(3, 10, 10) == 10
+    with pytest.raises(ValueError, match="lower first"):
+        sets.random_elevation(0, 30, 20)
