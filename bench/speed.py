@@ -3,11 +3,13 @@
     python bench/speed.py --stage flexicubes [--official DIR]
     python bench/speed.py --stage lrm [--official DIR] [--variant instant_mesh_large]
     python bench/speed.py --stage image_to_mesh
+    python bench/speed.py --stage splats [--plot FILE]
 
 DIR is a checkout of InstantMesh that the user has fetched. Every form runs in a process of its own, one after the other, with the same
 number of threads and the same inputs; memory is that process's peak, its weights included. CPU seconds say the same of a machine that
 others use too: they do not count the time spent waiting for a core. The last line is JSON: `seconds` and
-`peak_gib` of ours, and `ratio`, how many times as long the published code takes (the obvious form where no DIR is given).
+`peak_gib` of ours, and `ratio`, how many times as long the published code takes (the obvious form where no DIR is given). The stage
+`splats` is forward and backward of the splat rasteriser with 1 and 2 threads, in milliseconds, and how they grow; --plot draws that.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ SAME = 1e-3  # relative difference of the outputs' sums up to which two forms di
 
 def work(arguments: argparse.Namespace) -> dict[str, Any]:
     """In a child process: prepares one form, runs it, and measures."""
-    from lathe.bench.speed_cases import official, ours
+    from lathe.bench.speed_cases import official, ours, splats
 
     torch.set_num_threads(arguments.threads)
+    if arguments.stage == "splats":
+        return splats.work(arguments.worker)
     n, variant = arguments.resolution, arguments.variant
     make = {
         ("flexicubes", "ours"): partial(ours.flexicubes_ours, n),
@@ -79,12 +83,13 @@ def measure(arguments: argparse.Namespace, form: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=tuple(REPEATS), required=True)
+    parser.add_argument("--stage", choices=(*REPEATS, "splats"), required=True)
     parser.add_argument("--official", type=Path, help="a checkout of the published InstantMesh code")
     parser.add_argument("--variant", default="instant_mesh_base", choices=("instant_mesh_base", "instant_mesh_large"))
     parser.add_argument("--resolution", type=int, default=128, help="of FlexiCubes, cubes an edge")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--worker", choices=("ours", "obvious", "official"), help=argparse.SUPPRESS)
+    parser.add_argument("--plot", type=Path, help="where to draw how the time of splats grows, .png (needs matplotlib)")
+    parser.add_argument("--worker", choices=("ours", "obvious", "official", "gsplat"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         common.finish(work(arguments))
@@ -92,6 +97,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     facts = common.machine()
     print(common.machine_line(facts), flush=True)
+    if arguments.stage == "splats":
+        measure_splats(arguments, facts)
+        return
     forms = ["ours", "obvious"]
     if arguments.official and arguments.stage == "image_to_mesh":
         print("The published pipeline from picture to mesh needs its released weights: compare it stage by stage.")
@@ -102,6 +110,27 @@ def main() -> None:
         results[form] = measure(arguments, form)
         print(f"{form}: {results[form]['seconds']:.2f} s, peak {results[form]['peak_gib']:.2f} GiB", flush=True)
     report(arguments, results, facts)
+
+
+def measure_splats(arguments: argparse.Namespace, facts: dict[str, Any]) -> None:
+    """Ours with 1 and 2 threads, the PyTorch form, and gsplat where it works on a GPU."""
+    from lathe.bench.speed_cases import splats
+
+    forms = [("ours, 1 thread", "ours", 1), ("ours, 2 threads", "ours", 2), ("torch, 1 thread", "obvious", 1)]
+    if torch.cuda.is_available():
+        forms.append(("gsplat", "gsplat", 1))
+    results = {}
+    for label, form, threads in forms:
+        arguments.threads = threads
+        try:
+            results[label] = measure(arguments, form)
+        except RuntimeError as error:
+            if form != "gsplat":
+                raise
+            print(f"gsplat does not work here: {str(error).splitlines()[-1]}")
+            continue
+        print(f"{label}: done, peak {results[label]['peak_gib']:.2f} GiB", flush=True)
+    splats.report(results, facts, arguments.plot)
 
 
 def report(arguments: argparse.Namespace, results: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
