@@ -9,8 +9,9 @@ DRAW = """
 import importlib.util, logging, sys
 spec = importlib.util.spec_from_file_location(sys.argv[1], sys.argv[2] + "/__init__.py", submodule_search_locations=[sys.argv[2]])
 sys.modules[sys.argv[1]] = importlib.util.module_from_spec(spec)
-raster = importlib.import_module(sys.argv[1] + ".pipelines.ops.mesh_raster")
-print(raster.backend_for("cpu").__name__)
+for kind in ("mesh", "splat"):
+    raster = importlib.import_module(f"{sys.argv[1]}.pipelines.ops.{kind}_raster")
+    print(raster.backend_for("cpu").__name__)
 """
 
 
@@ -20,6 +21,6 @@ def test_a_cache_made_under_one_name_serves_another(tmp_path, monkeypatch):
     for name in ("one_name", "/another/name"):
         done = subprocess.run([sys.executable, "-c", DRAW, name, str(ROOT)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.strip().endswith("mesh_raster_numba"), done.stdout
+        assert [line.rpartition(".")[2] for line in done.stdout.split()] == ["mesh_raster_numba", "splat_numba"], done.stdout + done.stderr
         made.append({path.name for path in tmp_path.rglob("*.nbc")})
     assert made[0] and made[0] == made[1]

@@ -23,7 +23,7 @@ RADIUS_MAX = 2.0**24
 
 
 class Lens(NamedTuple):
-    """What all cameras share."""
+    """What all cameras share. Kernels get it as a plain tuple: cached code must not name a class of this package (see numba_jit)."""
 
     width: int
     height: int
@@ -49,10 +49,10 @@ def axes(quat, scale, turn, out):  # type: ignore[no-untyped-def]
 
 
 @jit_fast
-def limits(K, lens):  # type: ignore[no-untyped-def]
+def limits(K, width, height):  # type: ignore[no-untyped-def]
     """Least and greatest x / z and y / z at which the Jacobian is taken."""
-    mx, my = FRUSTUM_MARGIN * 0.5 * lens.width / K[0, 0], FRUSTUM_MARGIN * 0.5 * lens.height / K[1, 1]
-    return -K[0, 2] / K[0, 0] - mx, (lens.width - K[0, 2]) / K[0, 0] + mx, -K[1, 2] / K[1, 1] - my, (lens.height - K[1, 2]) / K[1, 1] + my
+    mx, my = FRUSTUM_MARGIN * 0.5 * width / K[0, 0], FRUSTUM_MARGIN * 0.5 * height / K[1, 1]
+    return -K[0, 2] / K[0, 0] - mx, (width - K[0, 2]) / K[0, 0] + mx, -K[1, 2] / K[1, 1] - my, (height - K[1, 2]) / K[1, 1] + my
 
 
 @jit_fast
@@ -70,6 +70,7 @@ def screen_axes(view, K, sx, sy, z, scaled, rows, out):  # type: ignore[no-untyp
 @jit_fast
 def forward(g0, g1, means, quats, scales, opacities, views, Ks, lens, means2d, shapes, extents, radii):  # type: ignore[no-untyped-def]
     """Gaussians g0 to g1 on every screen: centres, (conic xx, xy, yy, opacity, depth), half sizes, and these rounded up."""
+    width, height, near, far, eps2d, antialiased = lens
     turn, scaled = np.empty((3, 3)), np.empty((3, 3))
     rows, u = np.empty((2, 3)), np.empty((2, 3))
     for g in range(g0, g1):
@@ -81,32 +82,32 @@ def forward(g0, g1, means, quats, scales, opacities, views, Ks, lens, means2d, s
             depth = view[2, 0] * x + view[2, 1] * y + view[2, 2] * z + view[2, 3]
             shapes[c, g, 4] = depth
             extents[c, g, 0], extents[c, g, 1], radii[c, g, 0], radii[c, g, 1] = 0, 0, 0, 0
-            if not (depth > lens.near and depth < lens.far):
+            if not (depth > near and depth < far):
                 means2d[c, g, 0], means2d[c, g, 1] = K[0, 2], K[1, 2]
                 shapes[c, g, 0], shapes[c, g, 1], shapes[c, g, 2], shapes[c, g, 3] = 1, 0, 1, opacity
                 continue
             sx = (view[0, 0] * x + view[0, 1] * y + view[0, 2] * z + view[0, 3]) / depth
             sy = (view[1, 0] * x + view[1, 1] * y + view[1, 2] * z + view[1, 3]) / depth
             px, py = K[0, 0] * sx + K[0, 2], K[1, 1] * sy + K[1, 2]
-            x0, x1, y0, y1 = limits(K, lens)
+            x0, x1, y0, y1 = limits(K, width, height)
             screen_axes(view, K, min(max(sx, x0), x1), min(max(sy, y0), y1), depth, scaled, rows, u)
             xx = u[0, 0] * u[0, 0] + u[0, 1] * u[0, 1] + u[0, 2] * u[0, 2]
             yy = u[1, 0] * u[1, 0] + u[1, 1] * u[1, 1] + u[1, 2] * u[1, 2]
             xy = u[0, 0] * u[1, 0] + u[0, 1] * u[1, 1] + u[0, 2] * u[1, 2]
             sharp = xx * yy - xy * xy
-            xx, yy = xx + lens.eps2d, yy + lens.eps2d
+            xx, yy = xx + eps2d, yy + eps2d
             determinant = xx * yy - xy * xy
             drawable = determinant > 0
             inverse = 1.0 / (determinant if drawable else 1.0)
             shown = opacity
-            if lens.antialiased:
+            if antialiased:
                 shown *= sqrt(max(sharp * inverse, LEAST_SHARPNESS))
             means2d[c, g, 0], means2d[c, g, 1] = px, py
             shapes[c, g, 0], shapes[c, g, 1], shapes[c, g, 2], shapes[c, g, 3] = yy * inverse, -xy * inverse, xx * inverse, shown
             reach = 2 * (log(max(shown, 1e-12)) - LOG_ALPHA_MIN)
             if drawable and reach > 0:
                 ex, ey = sqrt(reach * xx), sqrt(reach * yy)
-                if px + ex > 0 and px - ex < lens.width and py + ey > 0 and py - ey < lens.height:
+                if px + ex > 0 and px - ex < width and py + ey > 0 and py - ey < height:
                     extents[c, g, 0], extents[c, g, 1] = ex, ey
                     radii[c, g, 0], radii[c, g, 1] = np.int32(min(np.ceil(ex), RADIUS_MAX)), np.int32(min(np.ceil(ey), RADIUS_MAX))
 
@@ -115,6 +116,7 @@ def forward(g0, g1, means, quats, scales, opacities, views, Ks, lens, means2d, s
 def backward(g0, g1, means, quats, scales, opacities, views, Ks, lens, radii, g_means2d, g_shapes,
              g_means, g_quats, g_scales, g_opacities):  # type: ignore[no-untyped-def]  # fmt: skip
     """Gradients of the world's Gaussians from those on the screens, summed over cameras in their order."""
+    width, height, _, _, eps2d, antialiased = lens
     turn, scaled, g_scaled = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
     rows, u, g_u, g_rows = np.empty((2, 3)), np.empty((2, 3)), np.empty((2, 3)), np.empty((2, 3))
     for g in range(g0, g1):
@@ -129,13 +131,13 @@ def backward(g0, g1, means, quats, scales, opacities, views, Ks, lens, radii, g_
             depth = view[2, 0] * x + view[2, 1] * y + view[2, 2] * z + view[2, 3]
             sx = (view[0, 0] * x + view[0, 1] * y + view[0, 2] * z + view[0, 3]) / depth
             sy = (view[1, 0] * x + view[1, 1] * y + view[1, 2] * z + view[1, 3]) / depth
-            x0, x1, y0, y1 = limits(K, lens)
+            x0, x1, y0, y1 = limits(K, width, height)
             cx, cy = min(max(sx, x0), x1), min(max(sy, y0), y1)
             screen_axes(view, K, cx, cy, depth, scaled, rows, u)
             xx = u[0, 0] * u[0, 0] + u[0, 1] * u[0, 1] + u[0, 2] * u[0, 2]
             yy = u[1, 0] * u[1, 0] + u[1, 1] * u[1, 1] + u[1, 2] * u[1, 2]
             xy = u[0, 0] * u[1, 0] + u[0, 1] * u[1, 1] + u[0, 2] * u[1, 2]
-            bx, by = xx + lens.eps2d, yy + lens.eps2d
+            bx, by = xx + eps2d, yy + eps2d
             inverse = 1.0 / (bx * by - xy * xy)
 
             # The conic is the inverse of the covariance: dK = -K dS K.
@@ -144,7 +146,7 @@ def backward(g0, g1, means, quats, scales, opacities, views, Ks, lens, radii, g_
             l00, l01, l10, l11 = a * ga + b * gb, a * gb + b * gd, b * ga + d * gb, b * gb + d * gd
             g_xx, g_xy, g_yy = -(l00 * a + l01 * b), -2.0 * (l00 * b + l01 * d), -(l10 * b + l11 * d)
             g_shown = g_shapes[c, g, 3]
-            if lens.antialiased:
+            if antialiased:
                 sharpness = (xx * yy - xy * xy) * inverse
                 factor = sqrt(max(sharpness, LEAST_SHARPNESS))
                 g_opacity += g_shown * factor
@@ -214,7 +216,7 @@ class Project(torch.autograd.Function):
         screen = [np.empty((views, n, width), np.float32) for width in (2, 5, 2)] + [np.empty((views, n, 2), np.int32)]
 
         def work(chunk: int) -> None:
-            forward(chunk * GAUSSIANS_AT_ONCE, min((chunk + 1) * GAUSSIANS_AT_ONCE, n), *world, *cameras, lens, *screen)
+            forward(chunk * GAUSSIANS_AT_ONCE, min((chunk + 1) * GAUSSIANS_AT_ONCE, n), *world, *cameras, tuple(lens), *screen)
 
         for_each(work, -(-n // GAUSSIANS_AT_ONCE))
         ctx.cameras, ctx.lens, ctx.radii = cameras, lens, screen[3]
@@ -232,7 +234,7 @@ class Project(torch.autograd.Function):
 
         def work(chunk: int) -> None:
             span = chunk * GAUSSIANS_AT_ONCE, min((chunk + 1) * GAUSSIANS_AT_ONCE, n)
-            backward(*span, *world, *ctx.cameras, ctx.lens, ctx.radii, *screen, *sums)
+            backward(*span, *world, *ctx.cameras, tuple(ctx.lens), ctx.radii, *screen, *sums)
 
         for_each(work, -(-n // GAUSSIANS_AT_ONCE))
         return *(torch.from_numpy(part).to(g_means2d.device) for part in sums), None, None, None
