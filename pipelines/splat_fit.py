@@ -29,7 +29,7 @@ from .splat_settings import (  # noqa: F401  (one door to the fit)
     preset_names,
 )
 from .splat_start import start_at_centre, start_from_hull
-from .splat_targets import Targets, check_views, resized_views  # noqa: F401
+from .splat_targets import Targets, check_views, on_background, resized_views  # noqa: F401
 
 log = logging.getLogger(__name__)
 
@@ -269,7 +269,7 @@ def asset_fits(
 def default_start(images: Tensor, masks: Tensor | None, cameras: Cameras, settings: FitSettings, seed: int) -> Splats:
     """What the settings start from: the visual hull where they say so and there are masks of two views or more, else the centre."""
     if settings.start == "hull" and masks is not None and len(images) > 1:
-        return start_from_hull(images.float(), masks.float(), cameras, settings.points, seed)
+        return start_from_hull(on_background(images, masks, settings).float(), masks.float(), cameras, settings.points, seed)
     return start_at_centre(settings.points, seed)
 
 

@@ -63,6 +63,13 @@ def resized_views(images: Tensor, masks: Tensor | None, longest: int) -> tuple[T
     return losses.resize_area(images, height, width), None if masks is None else losses.resize_area(masks, height, width)
 
 
+def on_background(images: Tensor, masks: Tensor | None, settings: FitSettings) -> Tensor:
+    """The views with the settings' background wherever their masks show no object; as they are without masks."""
+    if masks is None:
+        return images
+    return torch.where(masks > EMPTY, images, images.new_tensor(settings.background).reshape(1, 3, 1, 1))
+
+
 class Targets:
     """V views of one asset and how renders are compared with them.
 
@@ -89,8 +96,7 @@ class Targets:
             useful = (masks.flatten(1).amax(1) > SOLID).nonzero()[:, 0].tolist()
             if len(useful) < len(images):
                 log.warning("Fit Splats: the masks of %d of %d views are empty and left out.", len(images) - len(useful), len(images))
-            images = torch.where(masks > EMPTY, images, images.new_tensor(settings.background).reshape(1, 3, 1, 1))
-        self.images = images[useful].to(device, torch.float32).clone()
+        self.images = on_background(images, masks, settings)[useful].to(device, torch.float32).clone()
         self.masks = None if masks is None else masks[useful].to(device, torch.float32).clone()
         self.height, self.width = images.shape[2:]
         viewmats, Ks = splat_cameras(cameras.select(useful), self.height, self.width)
