@@ -138,6 +138,11 @@ def load_turntable(arguments: argparse.Namespace, key: str) -> Turntable:
     return Turntable(*_rendered(arguments, key, list(turntable_cameras()), [TURNTABLE_SIZE] * 2))
 
 
+def load_views(arguments: argparse.Namespace, key: str, cameras: list[Cameras], size: int) -> list[Views]:
+    """The views of one object from each set of cameras."""
+    return list(_rendered(arguments, key, cameras, [size] * len(cameras))[2:])
+
+
 def _rendered(arguments: argparse.Namespace, key: str, cameras: list[Cameras], sizes: list[int]) -> tuple[Any, ...]:
     """The object's name, points of its surface, and its views from each set of cameras."""
     if arguments.meshes is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,7 @@ NOISE = 0.04
 DISAGREEMENT = 1.5  # working pixels of mean miss above which the masks fit no elevation
 GUESS = 45 / math.sqrt(12)  # deviation, in degrees, of a guess between 0 and 45
 SURE = 4.0
+POLE = 89.9
 TOLERANCE = 0.02  # how far a pose may lie from its orbit, as a share of the distance and in axes
 
 
@@ -98,10 +99,10 @@ def read_orbit(cameras: Cameras) -> Orbit:
     """The orbit on which the V cameras of one asset stand; their elevation is forgotten.
 
     Raises:
-        ValueError: they do not look at the origin with +Y up, or not all from one elevation.
+        ValueError: they do not look at the origin with +Y up, or not all from one elevation, or from a pole.
     """
     c2w = cameras.c2w.double()
-    azimuths = torch.rad2deg(torch.atan2(-c2w[:, 2, 0], c2w[:, 0, 0]))  # of the right axis, which is there at the poles too
+    azimuths = torch.rad2deg(torch.atan2(-c2w[:, 2, 0], c2w[:, 0, 0]))
     radii = c2w[:, :3, 3].norm(dim=1)
     elevations = torch.rad2deg(torch.asin((c2w[:, 1, 3] / radii.clamp_min(1e-9)).clamp(-1, 1)))
     scale = torch.ones(len(c2w), 1, 4, dtype=torch.float64)
@@ -110,8 +111,12 @@ def read_orbit(cameras: Cameras) -> Orbit:
     off = ((c2w - expected)[:, :3] / scale).abs().amax((1, 2))
     if bool((radii < 1e-6).any()) or float(off.max()) > TOLERANCE:
         raise ValueError(
-            f"View {int(off.argmax())} ({cameras.names[int(off.argmax())]}) does not look at the origin with +Y up, so these cameras are no "
+            f"View {int(off.argmax())} ({cameras.names[int(off.argmax())]}) does not look at the origin with +Y up: these cameras are no "
             "orbit. Estimate Elevation needs cameras around the object at one elevation, such as Orbit Cameras or a preset like im3d_orbit."
+        )
+    if float(elevations.abs().max()) > POLE:
+        raise ValueError(
+            "The cameras look straight down or up, so their azimuths are not known: give the orbit any other elevation, for example 0."
         )
     if float(elevations.max() - elevations.min()) > 1.0:
         raise ValueError(
@@ -158,18 +163,18 @@ def estimate_elevation(
     found = []
     for asset, (orbit, kept) in enumerate(zip(orbits, shown, strict=True)):
         rows = [asset * views + view for view in kept]
-        own = orbit.select(kept)
+        own, own_tick = orbit.select(kept), part_of(tick, asset, n_assets)
+        own_masks = masks[rows].cpu().float()
         learned = None
         if method != "silhouettes" and net is not None:
-            learned = learned_elevation(net, images[rows].cpu().float(), masks[rows].cpu().float(), own)
+            learned = learned_elevation(net, images[rows].cpu().float(), own_masks, own)
         if method == "learned":
-            assert learned is not None and net is not None
-            found.append(ElevationEstimate(learned, net.deviation, torch.tensor([learned]), None, learned))
-            tick(asset + 1, n_assets)
+            assert learned is not None
+            found.append(learned)
+            own_tick(1, 1)
             continue
-        belief = None if learned is None or net is None else (learned, net.deviation)
-        own_tick = part_of(tick, asset, n_assets)
-        found.append(_from_silhouettes(masks[rows].cpu().float(), own, lowest, highest, belief, own_tick))
+        estimate = elevation_from_silhouettes(own_masks, own, lowest, highest, own_tick)
+        found.append(estimate if learned is None else with_learned(estimate, learned))
     return found
 
 
@@ -205,8 +210,8 @@ def _views_with_object(masks: Tensor, orbit: Orbit, asset: int) -> list[int]:
     return kept
 
 
-def learned_elevation(net: ElevationNet, images: Tensor, masks: Tensor, orbit: Orbit) -> float:
-    """The learned estimate of one asset in degrees (IM-3D, appendix A.1), from four frames spread over the orbit.
+def learned_elevation(net: ElevationNet, images: Tensor, masks: Tensor, orbit: Orbit) -> ElevationEstimate:
+    """The learned estimate of one asset (IM-3D, appendix A.1), from four frames spread over the orbit.
 
     Args:
         images, masks: (V, 3, H, W) and (V, 1, H, W).
@@ -214,11 +219,20 @@ def learned_elevation(net: ElevationNet, images: Tensor, masks: Tensor, orbit: O
     chosen = spread_frames(orbit.azimuths)
     pictures = frame_pictures(images[chosen], masks[chosen], orbit.K[chosen, 2:], net.view_size)
     with torch.no_grad():
-        return float(torch.rad2deg(net(pictures[None].to(net.place)))[0])
+        degrees = float(torch.rad2deg(net(pictures[None].to(net.place)))[0])
+    return ElevationEstimate(degrees, net.deviation, torch.tensor([degrees], dtype=torch.float64), None, degrees)
 
 
-def silhouette_misses(masks: Tensor, orbit: Orbit, elevations: Sequence[float], tick: Tick = no_tick, done: int = 0, total: int = 0) -> list[float]:
-    """Mean miss of the rim rays, in working pixels, with the orbit at each of the elevations.
+def with_learned(estimate: ElevationEstimate, learned: ElevationEstimate) -> ElevationEstimate:
+    """An estimate from silhouettes, with the learned one taken as what is known beforehand (a normal density)."""
+    assert estimate.misses is not None
+    energies = estimate.misses * WORKING_SIZE / NOISE
+    mean, deviation = _average(estimate.elevations, energies, (learned.elevation, learned.deviation))
+    return ElevationEstimate(mean, deviation, estimate.elevations, estimate.misses, learned.elevation)
+
+
+def silhouette_misses(masks: Tensor, orbit: Orbit) -> Callable[[float], float]:
+    """A function of the elevation in degrees: by how many working pixels the rim rays miss, on average, with the orbit there.
 
     Args:
         masks: (V, 1, H, W), none of them empty.
@@ -227,43 +241,52 @@ def silhouette_misses(masks: Tensor, orbit: Orbit, elevations: Sequence[float], 
     factor = WORKING_SIZE / max(height, width)
     size = (max(round(height * factor), 2), max(round(width * factor), 2))
     rim = find_rim(interpolate(masks, size, mode="bilinear", antialias=True), RIM_RAYS)
-    if len(rim.view) == 0:
-        return [0.0] * len(elevations)
+    if len(rim.view) == 0:  # nothing but the picture's border ends the object
+        return lambda elevation: 0.0
     K, radii = orbit.K.double()[rim.view], orbit.radii[rim.view]
     across = ((rim.place - K[:, 2:]) / K[:, :2]).norm(dim=1) * radii
     # what is wide from one side is deep from another; a quarter more for views that do not go all around
     reach = min(1.25 * float(across.max()), 0.95 * float(orbit.radii.min()))
-    misses = []
-    for index, elevation in enumerate(elevations):
-        misses.append(float(rim_misses(rim, orbit.at(elevation), reach, RAY_SAMPLES, WORST_MISS).mean()))
-        tick(done + index + 1, total or len(elevations))
-    return misses
+    return lambda elevation: float(rim_misses(rim, orbit.at(elevation), reach, RAY_SAMPLES, WORST_MISS).mean())
 
 
-def _from_silhouettes(
-    masks: Tensor, orbit: Orbit, lowest: float, highest: float, belief: tuple[float, float] | None, tick: Tick
+def elevation_from_silhouettes(
+    masks: Tensor, orbit: Orbit, lowest: float = LOWEST, highest: float = HIGHEST, tick: Tick = no_tick
 ) -> ElevationEstimate:
-    """The estimate from masks (V, 1, H, W), none of them empty; `belief` is a mean and deviation known before."""
+    """The elevation of one asset at which its silhouettes agree best on one visual hull.
+
+    The mean miss is found on a coarse grid, on a fine one around its least value, and at the vertex of the parabola there. As elevations
+    of equal worth differ by NOISE, exp(-miss / NOISE) is how likely each is; mean and deviation of that density are the estimate.
+
+    Args:
+        masks: (V, 1, H, W), none of them empty.
+        lowest, highest: degrees between which to look.
+    """
+    miss_at = silhouette_misses(masks, orbit)
     count = max(math.ceil((highest - lowest) / COARSE), 2)
-    tried = [lowest + (highest - lowest) * i / count for i in range(count + 1)]
     around = round(COARSE / FINE)
-    total = len(tried) + 2 * around + 1
-    misses = silhouette_misses(masks, orbit, tried, tick, 0, total)
+    total = count + 2 * around + 2
+    tried: list[float] = []
+    misses: list[float] = []
+
+    def attempt(elevation: float) -> None:
+        if lowest <= elevation <= highest and all(abs(elevation - other) > GRID / 2 for other in tried):
+            misses.append(miss_at(elevation))
+            tried.append(elevation)
+            tick(len(tried), total)
+
+    for i in range(count + 1):
+        attempt(lowest + (highest - lowest) * i / count)
     best = tried[misses.index(min(misses))]
-    near = [best + FINE * i for i in range(-around, around + 1) if i]
-    near = [e for e in near if lowest < e < highest and min(abs(e - t) for t in tried) > 1e-6]
-    misses += silhouette_misses(masks, orbit, near, tick, len(tried), total)
-    tried += near
-    vertex = parabola_vertex(tried, misses)
-    if min(abs(vertex - t) for t in tried) > GRID / 2:
-        misses += silhouette_misses(masks, orbit, [vertex], tick, total - 1, total)
-        tried.append(vertex)
+    for i in range(-around, around + 1):
+        attempt(best + FINE * i)
+    attempt(parabola_vertex(tried, misses))
     tick(total, total)
     order = sorted(range(len(tried)), key=tried.__getitem__)
     elevations = torch.tensor([tried[i] for i in order], dtype=torch.float64)
     curve = torch.tensor([misses[i] for i in order], dtype=torch.float64)
-    mean, deviation = _average(elevations, curve / NOISE, belief)
-    return ElevationEstimate(mean, deviation, elevations, curve / WORKING_SIZE, None if belief is None else belief[0])
+    mean, deviation = _average(elevations, curve / NOISE, None)
+    return ElevationEstimate(mean, deviation, elevations, curve / WORKING_SIZE)
 
 
 def parabola_vertex(places: Sequence[float], values: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
     python training/export_mini.py views --run DIR --relief DIR [--steps 8]
     python training/export_mini.py lrm --run DIR [--stage mesh] [--out FILE]
+    python training/export_mini.py elevation --run DIR [--out FILE]
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 import lathe_root  # noqa: E402, F401
+from lathe.pipelines.nets.elevation_head import fingerprint  # noqa: E402
 from lathe.pipelines.nets.mini_lrm import MiniLRM  # noqa: E402
-from lathe.pipelines.weights.mini_models import LRM_FILE, VIEWS  # noqa: E402
+from lathe.pipelines.weights.mini_models import ELEVATION, LRM_FILE, VIEWS, load_lrm  # noqa: E402
+from lathe.training.render_orbits import HIGHEST, LOWEST  # noqa: E402
 from lathe.training.train_views import PATCH, UNET  # noqa: E402
 
 GUIDE_SHARE = 0.5
@@ -44,7 +47,7 @@ def averaged(run: Path) -> dict[str, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=("views", "lrm"))
+    parser.add_argument("model", choices=("views", "lrm", "elevation"))
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--relief", type=Path, help="views: folder of the run of train_relief.py")
     parser.add_argument("--steps", type=int, default=8, help="views: the sampler's default number of steps")
@@ -63,6 +66,15 @@ def main() -> None:
             "steps": args.steps, "guidance": 1.0, "guide_share": GUIDE_SHARE,
         }  # fmt: skip
         write(args.out or VIEWS, renamed, config)
+    elif args.model == "elevation":
+        lrm = load_lrm()
+        scores = json.loads((args.run / "curve.jsonl").read_text().splitlines()[-1])
+        hidden, features = state["first.weight"].shape
+        config = {
+            "kind": "elevation", "features": features, "hidden": hidden, "view_size": lrm.view_size,
+            "deviation": round(scores["held_out_rms"], 1), "span": [LOWEST, HIGHEST], "encoder": fingerprint(lrm.net.encoder),
+        }  # fmt: skip
+        write(args.out or ELEVATION, {f"head.{name}": value for name, value in state.items()}, config)
     else:
         net = MiniLRM(point_input=not args.no_point_input)
         net.synthesizer.decoder.kind = args.stage

@@ -6,6 +6,7 @@ a camera), frozen; it is told one and the same camera for every frame, so that i
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import torch
@@ -57,12 +58,14 @@ class ElevationNet(nn.Module):
         head: trained on this encoder.
         view_size: side in pixels of the pictures it was trained on.
         deviation: degrees by which it typically errs.
+        span: least and greatest elevation it was taught, degrees; it answers nothing beyond.
     """
 
-    def __init__(self, encoder: ImageEncoder, head: ElevationHead, view_size: int, deviation: float) -> None:
+    def __init__(self, encoder: ImageEncoder, head: ElevationHead, view_size: int, deviation: float, span: tuple[float, float]) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
         self.view_size, self.deviation = view_size, deviation
+        self.span = span
 
     @property
     def place(self) -> torch.device:
@@ -75,7 +78,8 @@ class ElevationNet(nn.Module):
             raise ValueError(
                 f"The elevation estimator reads pictures (B, {FRAMES}, 3, {self.view_size}, {self.view_size}), not {tuple(pictures.shape)}."
             )
-        return self.head(orbit_features(self.encoder, pictures))
+        low, high = (math.radians(degrees) for degrees in self.span)
+        return self.head(orbit_features(self.encoder, pictures)).clamp(low, high)
 
 
 def orbit_features(encoder: ImageEncoder, pictures: Tensor) -> Tensor:

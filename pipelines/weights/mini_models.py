@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 
 from ..cameras import preset_cameras
 from ..lrm import LRM
+from ..nets.elevation_head import ElevationHead, ElevationNet, fingerprint
 from ..nets.mini_lrm import MiniLRM
 from ..nets.mini_relief import ReliefNet
 from ..nets.mini_views import PatchCodec, QueryEncoder
@@ -22,7 +23,9 @@ from .readers import read_metadata, read_state_dict
 
 FOLDER = Path(__file__).resolve().parent / "mini"
 VIEWS, LRM_FILE = FOLDER / "views_mini.safetensors", FOLDER / "lrm_mini.safetensors"
+ELEVATION = FOLDER / "elevation_mini.safetensors"
 VIEWS_KEYS = ("patch", "unet", "view_size", "camera_preset", "steps", "guidance", "guide_share")
+ELEVATION_KEYS = ("features", "hidden", "view_size", "deviation", "span", "encoder")
 
 
 class MiniCodec:
@@ -141,6 +144,25 @@ def load_lrm(path: Path = LRM_FILE) -> LRM:
     net = MiniLRM.from_settings(config["settings"])
     _fill({"net": net}, read_state_dict(path), path)
     return LRM(net=net, name="mini")
+
+
+def load_elevation(path: Path = ELEVATION) -> ElevationNet:
+    """The elevation estimator, on the bundled reconstruction model's encoder.
+
+    Raises:
+        ValueError: the file is damaged, holds something else, or its head was trained on another encoder.
+    """
+    config = read_config(path, "elevation", ELEVATION_KEYS)
+    encoder = load_lrm().net.encoder
+    if config["encoder"] != fingerprint(encoder):
+        raise ValueError(
+            f"The head in {path.name} was trained on the encoder of another reconstruction model than {LRM_FILE.name}: train it again "
+            "(training/train_elevation.py)."
+        )
+    head = ElevationHead(config["features"], config["hidden"])
+    net = ElevationNet(encoder, head, config["view_size"], config["deviation"], tuple(config["span"]))
+    _fill({"head": net.head}, read_state_dict(path), path)
+    return net.eval()
 
 
 def _fill(parts: dict[str, nn.Module], tensors: dict[str, Tensor], path: Path) -> None:
