@@ -148,7 +148,7 @@ def test_without_webgl_there_is_a_picture(browser, splat_file: str):
     )
     page = ComfyPage(tab, shared_server())
     run(page, graph(splat_file))
-    page.tab.wait_for_function(f"() => {PREVIEW}.poster.complete && /A picture/.test({PREVIEW}.words.textContent)", timeout=60_000)
+    page.tab.wait_for_function(f"() => {PREVIEW}.poster.complete && /no WebGL 2/.test({PREVIEW}.words.textContent)", timeout=60_000)
     page.picture("splat_viewer_without_webgl")
     poster = page.tab.locator(".lathe-splat-preview img")
     assert poster.is_visible() and page.tab.evaluate(f"() => {PREVIEW}.poster.naturalWidth") == 512

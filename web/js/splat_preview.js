@@ -66,14 +66,19 @@ class Preview {
       if (job === this.job) this.poster.style.display = 'none'
     } catch (error) {
       console.warn('Lathe: the splat viewer does not run here.', error)
-      if (job === this.job) this.say(`${caption}. A picture: ${error.message}`)
+      if (job === this.job) this.say(`${caption}. Only a picture: ${error.message}.`)
     }
   }
 
   async open() {
     if (this.viewer) return this.viewer
     const { SplatViewer } = await import('../viewer/splat_viewer.mjs')
-    this.viewer ??= new SplatViewer(this.place, () => this.lost())
+    if (this.removed) throw new Error('the node is gone')
+    try {
+      this.viewer ??= new SplatViewer(this.place, () => this.lost())
+    } catch (error) {
+      throw new Error('this browser has no WebGL 2', { cause: error })
+    }
     this.viewer.setBackground(BACKGROUNDS[this.background])
     return this.viewer
   }
@@ -117,6 +122,7 @@ app.registerExtension({
       if (output?.lathe_splats?.length) this.latheSplats.show(output.lathe_splats, output.lathe_posters ?? [])
     })
     extend(nodeType.prototype, 'onRemoved', function () {
+      this.latheSplats.removed = true
       this.latheSplats.close()
     })
   }

@@ -4,7 +4,7 @@ import { OrbitControls } from 'three/addons/controls/OrbitControls.js'
 import { SparkRenderer, SplatMesh } from '@sparkjsdev/spark'
 
 const SETTLING_FRAMES = 20 // drawn after the last change: sorting comes back a little later
-const CLOSING_MS = 2000
+const RELEASE_MS = 250
 
 export class SplatViewer {
   /** Draws into `place`, a positioned element. Throws where there is no WebGL 2; calls `onLost` if the graphics card takes it away. */
@@ -100,12 +100,15 @@ export class SplatViewer {
     this.sizes.disconnect()
     this.controls.dispose()
     this.canvas.remove()
-    // A sort may be under way, which complains if its drawing surface or worker goes.
-    setTimeout(() => {
-      this.drop()
-      this.spark.dispose()
-      this.renderer.dispose()
-      this.renderer.forceContextLoss()
-    }, CLOSING_MS)
+    setTimeout(() => this.release(), RELEASE_MS)
+  }
+
+  /** Hands back what the graphics card holds, once no sort is under way any more: it would complain. */
+  release() {
+    if (this.spark.sorting) return setTimeout(() => this.release(), RELEASE_MS)
+    this.drop()
+    this.spark.dispose()
+    this.renderer.dispose()
+    this.renderer.forceContextLoss()
   }
 }
