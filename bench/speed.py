@@ -113,12 +113,16 @@ def main() -> None:
 
 
 def measure_splats(arguments: argparse.Namespace, facts: dict[str, Any]) -> None:
-    """Ours with 1 and 2 threads, the PyTorch form, and gsplat where it works on a GPU."""
+    """Ours with 1 and 2 threads, the PyTorch form, and gsplat where it works on a GPU.
+
+    PyTorch's idle threads sleep here: spinning, as they do by default, they take the cores of a shared machine from the kernels.
+    """
     from lathe.bench.speed_cases import splats
 
     forms = [("ours, 1 thread", "ours", 1), ("ours, 2 threads", "ours", 2), ("torch, 1 thread", "obvious", 1)]
     if torch.cuda.is_available():
         forms.append(("gsplat", "gsplat", 1))
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     results = {}
     for label, form, threads in forms:
         arguments.threads = threads

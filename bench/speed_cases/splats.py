@@ -155,6 +155,11 @@ def draw_growth(results: dict[str, dict[str, Any]], path: Path) -> None:
         picture, count = f"{size} x {size}", f"{n:,} Gaussians"
         fixed = {"gaussians": picture, "pixels along an edge": count, "views": f"{count}, {picture}"}[label]
         axis.set(xlabel=label, ylabel="forward + backward, CPU ms", title=fixed, xscale="log", yscale="log")
+        axis.set_xticks([case[{"gaussians": 0, "views": 2}.get(label, 1)] for case in GROWTH[label]])
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.yaxis.set_major_formatter("{x:.0f}")
+        axis.yaxis.set_minor_formatter("{x:.0f}")
+        axis.xaxis.minorticks_off()
         axis.grid(alpha=0.3, which="both")
         axis.legend()
     figure.tight_layout()

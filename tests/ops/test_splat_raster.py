@@ -332,6 +332,14 @@ def test_what_does_not_fit_together_is_refused(change: dict[str, Any], message: 
         render_gaussians(**{**one((0.0, 0.0, 0.0)), **front(), **change})
 
 
+def test_gaussians_that_all_cover_everything_are_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splat_numba, "PAIRS_MAX", 11)
+    huge = one((0.0, 0.0, 0.0), scale=5.0)
+    render_gaussians(**huge, **front(48, 24))
+    with pytest.raises(ValueError, match="touch 12 tiles.*too large"):
+        render_gaussians(**huge, **front(64, 24))
+
+
 def test_cameras_of_several_assets_are_refused() -> None:
     views = cameras(2)
     with pytest.raises(ValueError, match="one asset"):

@@ -148,10 +148,10 @@ def start_tile(left, top, width, height, tile):  # type: ignore[no-untyped-def]
     """Pixel centres, and full light at the pixels inside the picture, none outside."""
     for row in range(TILE_Y):
         for column in range(TILE_X):
-            p = np.uint64(row * TILE_X + column)
-            tile[X + p] = np.float32(left + column) + _HALF
-            tile[Y + p] = np.float32(top + row) + _HALF
-            tile[LIGHT + p] = _1 if left + column < width and top + row < height else _0
+            pixel = np.uint64(row * TILE_X + column)
+            tile[X + pixel] = np.float32(left + column) + _HALF
+            tile[Y + pixel] = np.float32(top + row) + _HALF
+            tile[LIGHT + pixel] = _1 if left + column < width and top + row < height else _0
 
 
 @jit_fast
@@ -211,10 +211,10 @@ def forward_row(ty, across, splats, starts, owner, picture):  # type: ignore[no-
                     tile[base + P3 + p] += weight * f3
         for row in range(min(TILE_Y, height - top)):
             for column in range(min(TILE_X, width - left)):
-                p = np.uint64(row * TILE_X + column)
+                pixel = np.uint64(row * TILE_X + column)
                 for ch in range(channels):
-                    picture[top + row, left + column, ch] = tile[SUM + np.uint64(ch * PIXELS) + p]
-                picture[top + row, left + column, channels] = tile[SUM_ALPHA + p]
+                    picture[top + row, left + column, ch] = tile[SUM + np.uint64(ch * PIXELS) + pixel]
+                picture[top + row, left + column, channels] = tile[SUM_ALPHA + pixel]
 
 
 @jit_fast
@@ -234,22 +234,22 @@ def backward_row(ty, across, splats, starts, owner, slot, picture, grad, rows, a
         start_tile(left, top, width, height, tile)
         for row in range(min(TILE_Y, height - top)):
             for column in range(min(TILE_X, width - left)):
-                p = np.uint64(row * TILE_X + column)
+                pixel = np.uint64(row * TILE_X + column)
                 rest = grad[top + row, left + column, channels] * picture[top + row, left + column, channels]
-                tile[G_ALPHA + p] = grad[top + row, left + column, channels]
+                tile[G_ALPHA + pixel] = grad[top + row, left + column, channels]
                 for ch in range(channels):
-                    tile[G + np.uint64(ch * PIXELS) + p] = grad[top + row, left + column, ch]
+                    tile[G + np.uint64(ch * PIXELS) + pixel] = grad[top + row, left + column, ch]
                     rest += grad[top + row, left + column, ch] * picture[top + row, left + column, ch]
-                tile[REST + p] = rest
+                tile[REST + pixel] = rest
         t = ty * across + tx
         begin, end = np.uint64(starts[t]), np.uint64(starts[t + 1])
-        done = end
+        reached = end
         for k in range(begin, end):
             if (k - begin) & CHECK_EVERY == CHECK_EVERY and finished(tile):
-                done = k
+                reached = np.uint64(k)
                 break
             splat = splats[owner[k]]
-            row = rows[slot[k]]
+            target = rows[slot[k]]
             mx, my, opacity = splat[0], splat[1], splat[5]
             a, b, c = _HALF * splat[2], splat[3], _HALF * splat[4]
             n0, n1 = tile_rows(my, splat[7], top)
@@ -278,7 +278,7 @@ def backward_row(ty, across, splats, starts, owner, slot, picture, grad, rows, a
                     t1 += weight * g1
                     t2 += weight * g2
                     t3 += weight * g3
-                row[column], row[column + 1], row[column + 2], row[column + 3] = t0, t1, t2, t3
+                target[column], target[column + 1], target[column + 2], target[column + 3] = t0, t1, t2, t3
             f0, f1, f2, f3 = splat[8], splat[9], splat[10], splat[11]
             t0, t1, t2, t3 = _0, _0, _0, _0
             s, sx, sy, sxx, sxy, syy = _0, _0, _0, _0, _0, _0
@@ -302,8 +302,8 @@ def backward_row(ty, across, splats, starts, owner, slot, picture, grad, rows, a
                 sxx += hx * dx
                 sxy += hx * dy
                 syy += hy * dy
-            row[0], row[1], row[2], row[3], row[4], row[5] = s, sx, sy, sxx, sxy, syy
-            row[CHANNEL_0], row[CHANNEL_0 + 1], row[CHANNEL_0 + 2], row[CHANNEL_0 + 3] = t0, t1, t2, t3
+            target[0], target[1], target[2], target[3], target[4], target[5] = s, sx, sy, sxx, sxy, syy
+            target[CHANNEL_0], target[CHANNEL_0 + 1], target[CHANNEL_0 + 2], target[CHANNEL_0 + 3] = t0, t1, t2, t3
             if absolute:
                 a, c = splat[2], splat[4]
                 ax, ay = _0, _0
@@ -311,8 +311,8 @@ def backward_row(ty, across, splats, starts, owner, slot, picture, grad, rows, a
                     dx, dy, h = tile[X + p] - mx, tile[Y + p] - my, tile[H + p]
                     ax += abs(h * (a * dx + b * dy))
                     ay += abs(h * (b * dx + c * dy))
-                row[ABSOLUTE], row[ABSOLUTE + 1] = ax, ay
-        for k in range(done, end):
+                target[ABSOLUTE], target[ABSOLUTE + 1] = ax, ay
+        for k in range(reached, end):
             rows[slot[k]] = _0
 
 

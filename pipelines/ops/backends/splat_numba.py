@@ -19,6 +19,8 @@ from .numba_jit import for_each
 from .splat_projection_numba import Lens, Project, array
 
 GAUSSIANS_AT_ONCE = 1 << 14
+PAIRS_MAX = 2**31 - 1
+"""Pairs of tile and Gaussian in one picture."""
 
 
 def draw(
@@ -42,6 +44,11 @@ class _Lists:
         self.across, self.down = -(-width // kernels.TILE_X), -(-height // kernels.TILE_Y)
         self.first, self.starts = np.empty(n + 1, np.int64), np.empty(self.across * self.down + 1, np.int64)
         kernels.count_tiles(splats, self.first, self.starts, self.across, self.down)
+        if self.first[-1] > PAIRS_MAX:
+            raise ValueError(
+                f"Splats: the Gaussians touch {self.first[-1]:,} tiles of one {width} x {height} picture in all, at most {PAIRS_MAX:,} can "
+                "be drawn. Many are far too large: check the scales (linear, not logarithms) or draw a smaller picture."
+            )
         order, spare = np.empty(n, np.int32), np.empty(n, np.int32)
         seen = kernels.depth_order(depths, splats, order, spare)
         self.owner, self.slot = np.empty(self.first[-1], np.int32), np.empty(self.first[-1], np.int32)

@@ -113,8 +113,9 @@ def forward(g0, g1, means, quats, scales, opacities, views, Ks, lens, means2d, s
 
 
 @jit_fast
-def backward(g0, g1, means, quats, scales, opacities, views, Ks, lens, radii, g_means2d, g_shapes,
-             g_means, g_quats, g_scales, g_opacities):  # type: ignore[no-untyped-def]  # fmt: skip
+def backward(  # type: ignore[no-untyped-def]
+    g0, g1, means, quats, scales, opacities, views, Ks, lens, radii, g_means2d, g_shapes, g_means, g_quats, g_scales, g_opacities
+):
     """Gradients of the world's Gaussians from those on the screens, summed over cameras in their order."""
     width, height, _, _, eps2d, antialiased = lens
     turn, scaled, g_scaled = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
