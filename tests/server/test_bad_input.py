@@ -138,6 +138,42 @@ def test_views_that_say_nothing_of_depth_are_fitted_with_a_word(comfy: Server, v
     assert says in comfy.log_text()
 
 
+PLY = """ply
+format binary_little_endian 1.0
+element vertex {count}
+{properties}
+end_header
+"""
+NAMES = ["x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
+
+
+def ply(count: int, rows: int, names: list[str] = NAMES) -> bytes:
+    """A splat file whose header promises `count` Gaussians, and `rows` of them."""
+    properties = "\n".join(f"property float {name}" for name in names)
+    return PLY.format(count=count, properties=properties).encode() + bytes(4 * len(names) * rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("cut.ply", ply(1000, 400), r"cut\.ply is cut short"),
+        ("none.ply", ply(0, 0), r"none\.ply holds no Gaussians"),
+        ("huge.ply", ply(50_000_000, 0), r"50,000,000 Gaussians; Lathe reads at most"),
+        ("mesh.ply", ply(3, 3, ["x", "y", "z"]), r"no Gaussian splats"),
+        ("cut.splat", bytes(33), r"cut short"),
+        ("cut.spz", b"\x1f\x8b" + bytes(20), r"cut short"),
+        ("words.ply", b"<!doctype html>", r"no PLY file"),
+    ],
+)
+def test_splat_files_that_are_none(comfy: Server, name: str, content: bytes, says: str):
+    (comfy.base / "input" / name).write_bytes(content)
+    graph = Graph()
+    run = comfy.run(shown(graph, graph.add("LatheLoadSplat", file=name, fit=False)))
+    assert run.status == "error" and run.error["exception_type"] == "ValueError", run.error
+    assert re.search(says, run.error["exception_message"]), run.error["exception_message"]
+    (comfy.base / "input" / name).unlink()
+
+
 def test_a_very_large_picture_is_taken(comfy: Server):
     graph = Graph()
     run = comfy.run(shown(graph, prepared(graph, width=8192, height=8192)))

@@ -17,7 +17,13 @@ LONG: list[tuple[str, str, dict]] = [
     ("image_to_mesh", "LatheBakeFieldTexture", {"size": "4096"}),
     ("image_to_mesh", "LatheRenderViews", {"width": 768}),
     ("views_upscaled_by_core_then_baked", "LatheBakeViewsTexture", {"size": "4096"}),
+    ("turntable_to_splat", "LatheEstimateElevation", {"lowest": -40.0}),
+    ("turntable_to_splat", "LatheFitSplats", {"steps": 3000}),
+    ("image_to_splat_mini", "LatheRenoiseRefine", {"fit_iterations": 1500}),
+    ("image_to_splat_mini", "LatheRenoiseViews", {"steps": 90}),
+    ("splat_to_mesh", "LatheFitMesh", {"steps": 600}),
 ]
+KEEP_WHAT_WAS_REACHED = {"LatheFitSplats", "LatheRenoiseRefine", "LatheFitMesh"}
 
 
 def slow(steps: int, seed: int) -> dict:
@@ -67,8 +73,19 @@ def test_cancel_in_a_long_node(comfy: Server, workflow: str, node_class: str, ch
         (views,) = (node for node in prompt.values() if node["class_type"] == "LatheGenerateViews")
         views["inputs"]["seed"] = 78
     prompt[id]["inputs"].update(change)
+    before = written(comfy)
     run, seconds = cancel_in(comfy, prompt, id)
     assert run.status == "interrupted" and seconds < 10
+    if node_class in KEEP_WHAT_WAS_REACHED:
+        assert written(comfy) == before, "a file of a run that was cancelled"
+        again = comfy.run(prompt)
+        assert again.status == "success", again.error.get("exception_message")
+        assert id in again.cached and id not in again.executed
+
+
+def written(comfy: Server) -> set[str]:
+    """All files in the output folder."""
+    return {str(path) for path in (comfy.base / "output").rglob("*") if path.is_file()}
 
 
 def fit(steps: int) -> tuple[dict, str]:

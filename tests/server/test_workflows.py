@@ -11,6 +11,10 @@ CHANGES: dict[str, tuple[str, str, object, set[str]]] = {
     "asset_rendered_and_retextured": ("LatheSelectViews", "views", "0-5", {"LatheLoadMesh", "LatheJoinViews"}),
     "image_to_mesh": ("LatheSimplifyMesh", "faces", 3000, {"LatheGenerateViews", "LatheReconstruct", "LatheFieldToMesh"}),
     "image_to_mesh_mini": ("LatheRenderViews", "background", "#000000", {"LatheUnwrapMesh", "LatheBakeFieldTexture"}),
+    "image_to_splat_mini": ("LatheSaveSplat", "format", "spz", {"LatheFitSplats", "LatheRenoiseRefine", "LatheAddPicture"}),
+    "splat_to_mesh": ("LatheFitMesh", "smooth", 2.0, {"LatheLoadSplat", "LatheSplatToField", "LatheFieldToMesh"}),
+    "sv3d_to_splat_refined": ("LatheRenoiseRefine", "level", 0.3, {"KSampler", "LatheFitSplats", "SV3D_Conditioning"}),
+    "turntable_to_splat": ("LatheRenderViews", "background", "#000000", {"LatheFitSplats", "LatheEstimateElevation"}),
     "own_views_to_mesh": ("LatheBakeViewsTexture", "size", "512", {"LatheReconstruct", "LatheUnwrapMesh"}),
     "views_upscaled_by_core_then_baked": (
         "LatheBakeViewsTexture",
