@@ -1,12 +1,15 @@
 """Scenes of Gaussians that the tests of the splat rasterisers share."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.ops import camera_math
 from lathe.pipelines.ops.splat_projection import ALPHA_MIN, project
+from lathe.pipelines.ops.splat_raster import Rendered, render_gaussians
 from torch import Tensor
+
+GRADIENT_NAMES = ("means", "quats", "scales", "opacities", "colors", "extra", "means2d", "absgrad")
 
 
 class Scene(NamedTuple):
@@ -65,3 +68,14 @@ def decided(
             close = ((alpha / ALPHA_MIN - 1).abs() < 1e-5) | ((left / 1e-4 - 1).abs() < 1e-4)
             made.append(~close.any(-1))
     return torch.stack(made)[..., None].double()
+
+
+def run(parts: Scene, viewmats: Tensor, Ks: Tensor, width: int, height: int, mask: Tensor, **options: Any) -> tuple[Rendered, list[Tensor]]:
+    """The pictures, and the gradients of `GRADIENT_NAMES` of a loss on all of them."""
+    made = render_gaussians(*parts[:5], viewmats, Ks, width, height, extra=parts.extra, absgrad=True, **options)
+    made.means2d.retain_grad()
+    assert made.extra is not None
+    channels = torch.cat([made.color, made.alpha, made.depth, made.extra], dim=-1)
+    target = torch.rand(channels.shape, generator=torch.Generator().manual_seed(2)).to(channels)
+    ((channels - target) ** 2 * mask.to(channels)).sum().backward()
+    return made, [part.grad for part in parts] + [made.means2d.grad, made.means2d.absgrad]  # type: ignore[attr-defined, misc]

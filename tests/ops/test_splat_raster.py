@@ -1,7 +1,5 @@
 """The splat rasteriser: conventions, the obvious form against equations, the fast one against the obvious one, gradients."""
 
-import sys
-import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,13 +8,12 @@ import torch
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.ops import camera_math, splat_raster
 from lathe.pipelines.ops.backends import splat_numba, splat_torch
-from lathe.pipelines.ops.splat_projection import project, rotation_matrices
-from lathe.pipelines.ops.splat_raster import Rendered, render_gaussians, splat_cameras
-from splat_scenes import Scene, cameras, decided, scene
+from lathe.pipelines.ops.splat_projection import rotation_matrices
+from lathe.pipelines.ops.splat_raster import render_gaussians, splat_cameras
+from splat_scenes import GRADIENT_NAMES, Scene, cameras, decided, run, scene
 from torch import Tensor
 
 BACKENDS = [splat_numba, splat_torch]
-GRADIENT_NAMES = ("means", "quats", "scales", "opacities", "colors", "extra", "means2d", "absgrad")
 
 
 @pytest.fixture(params=BACKENDS, ids=["numba", "torch"])
@@ -133,17 +130,6 @@ def test_gradients_of_the_obvious_form_are_finite_differences() -> None:
         assert part.grad is not None
         measured, expected = float(ends[0] - ends[1]) / 2e-6, float((part.grad * direction).sum())
         assert measured == pytest.approx(expected, rel=1e-5, abs=1e-5), Scene._fields[position]
-
-
-def run(parts: Scene, viewmats: Tensor, Ks: Tensor, width: int, height: int, mask: Tensor, **options: Any) -> tuple[Rendered, list[Tensor]]:
-    """The pictures, and the gradients of `GRADIENT_NAMES` of a loss on all of them."""
-    made = render_gaussians(*parts[:5], viewmats, Ks, width, height, extra=parts.extra, absgrad=True, **options)
-    made.means2d.retain_grad()
-    assert made.extra is not None
-    channels = torch.cat([made.color, made.alpha, made.depth, made.extra], dim=-1)
-    target = torch.rand(channels.shape, generator=torch.Generator().manual_seed(2)).to(channels)
-    ((channels - target) ** 2 * mask.to(channels)).sum().backward()
-    return made, [part.grad for part in parts] + [made.means2d.grad, made.means2d.absgrad]  # type: ignore[attr-defined, misc]
 
 
 @pytest.mark.parametrize(
@@ -362,47 +348,3 @@ def test_a_backend_must_draw_to_be_chosen(monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setattr(splat_numba, "draw", mirrored)
     assert splat_raster.backend_for("cpu") is splat_torch
     splat_raster.backend_for.cache_clear()
-
-
-def stand_in(radii_per_axis: bool) -> types.ModuleType:
-    """Answers as gsplat documents: depth is the last channel, means2d carries absgrad. The real one needs CUDA."""
-
-    def rasterization(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-                      width: int, height: int, *, near_plane: float, far_plane: float, eps2d: float, packed: bool, render_mode: str,
-                      absgrad: bool, rasterize_mode: str) -> Any:  # fmt: skip
-        assert not packed and render_mode == "RGB+D" and rasterize_mode in ("classic", "antialiased")
-        assert colors.shape[:2] == (len(viewmats), len(means)) and len(means)
-        seen = project(means, quats, scales, opacities, viewmats, Ks, width, height, near=near_plane, far=far_plane, eps2d=eps2d,
-                       antialiased=rasterize_mode == "antialiased")  # fmt: skip
-        picture, alpha = splat_torch.composite(seen, torch.cat([colors, seen.depths[..., None]], dim=-1), width, height, absgrad)
-        radii = seen.radii if radii_per_axis else seen.radii.amax(-1)
-        return picture, alpha, {"means2d": seen.means2d, "radii": radii}
-
-    module = types.ModuleType("gsplat")
-    module.rasterization = rasterization  # type: ignore[attr-defined]
-    return module
-
-
-@pytest.mark.parametrize("radii_per_axis", [True, False])
-def test_gsplat_conventions_are_translated(monkeypatch: pytest.MonkeyPatch, radii_per_axis: bool) -> None:
-    name = "lathe.pipelines.ops.backends.splat_gsplat"
-    monkeypatch.setitem(sys.modules, "gsplat", stand_in(radii_per_axis))
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    from lathe.pipelines.ops.backends import splat_gsplat as adapter
-
-    assert splat_raster._draws_a_gaussian(adapter, torch.device("cpu"))
-    viewmats, Ks = splat_cameras(cameras(2), 20, 24)
-    world, options = scene(80, sh_degree=2), {"sh_degree": 2, "antialiased": True, "background": torch.ones(3)}
-    results = []
-    for module in (adapter, splat_torch):
-        monkeypatch.setattr(splat_raster, "backend_for", lambda kind, module=module: module)
-        results.append(run(world.to(torch.float32), viewmats, Ks, 24, 20, torch.ones(1), **options))
-    (made, gradients), (true, true_gradients) = results
-    for field in ("color", "alpha", "depth", "extra", "means2d"):
-        assert torch.equal(getattr(made, field), getattr(true, field)), field
-    assert all(torch.equal(a, b) for a, b in zip(gradients, true_gradients, strict=True))
-    assert made.radii.shape == (2, 80, 2) and torch.equal(made.radii > 0, true.radii > 0)
-    monkeypatch.setattr(splat_raster, "backend_for", lambda kind: adapter)
-    empty = [part[:0] for part in world.to(torch.float32)]
-    assert not render_gaussians(*empty[:5], viewmats, Ks, 24, 20, sh_degree=2).alpha.any()
-    monkeypatch.delitem(sys.modules, name, raising=False)
