@@ -113,9 +113,11 @@ class CoreRenoise:
 
 
 def sigmas_from(sampling: Any, level: float, steps: int) -> Tensor:
-    """(steps + 1,) noise levels from `level` of a model's schedule down to 0, even in its time; fewer where it has fewer.
+    """(steps + 1,) sigmas from `level` of a model's schedule down to 0, even in its time; fewer where it has fewer.
 
-    Time is the index of the table for models with one (SD 1.5, SDXL), the flow's time (SD 3, Flux) or the logarithm of sigma (SVD, SV3D).
+    Time is the index of the table for models with one (SD 1.5, SDXL) and the flow's time (SD 3, Flux). Models of continuous sigmas (SVD,
+    SV3D) get the noise's share sigma / (1 + sigma), which is a flow's time as well, so that a level means about the same everywhere:
+    on the logarithmic scale of their own, 0.3 would be a sigma of 0.09, and nothing would change.
 
     Raises:
         ValueError: a level outside (0, 1], no step.
@@ -128,8 +130,11 @@ def sigmas_from(sampling: Any, level: float, steps: int) -> Tensor:
     if hasattr(sampling, "num_timesteps"):
         last = len(sampling.sigmas) - 1
         found = [float(sampling.sigmas[round(time * last)]) for time in times]
-    else:
+    elif float(sampling.sigma_max) <= 1:
         found = [min(float(sampling.percent_to_sigma(1 - time)), float(sampling.sigma_max)) for time in times]
+    else:
+        least, most = float(sampling.sigma_min), float(sampling.sigma_max)
+        found = [most if time == 1 else min(max(time / (1 - time), least), most) for time in times]
     return torch.tensor([*dict.fromkeys(found), 0.0])
 
 

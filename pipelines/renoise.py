@@ -126,7 +126,7 @@ def disagreement(
     """
     if masks is not None:
         images = torch.where(masks > 0.01, images, images.new_tensor(list(background)).view(1, 3, 1, 1))
-    size = fitting_size(*images.shape[2:], longest)
+    size = fitting_size(images.shape[2], images.shape[3], longest)
     device = next(perceptual.net.parameters()).device
     with torch.no_grad():
         pairs = ((resize_area(x[v : v + 1].to(device), *size) for x in (images, renders)) for v in range(len(images)))

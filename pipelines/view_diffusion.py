@@ -178,7 +178,7 @@ def renoise_views(
         with _using(use, list(model.codec.modules())):
             grids = [model.codec.decode_grid(one).float().cpu() for one in latents]
     pictures = torch.cat([views_from_grid(grid, model.rows, model.columns) for grid in grids])
-    return _resized(pictures, tuple(views.shape[-2:]))
+    return _resized(pictures, (views.shape[2], views.shape[3]))
 
 
 def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:

@@ -24,13 +24,20 @@ def test_levels_of_a_flow_are_its_times():
     assert core_models.sigmas_from(flow, 1.0, 5)[0] == 1
 
 
-def test_levels_of_an_edm_model_are_even_in_the_logarithm():
+def test_levels_of_an_edm_model_are_the_noises_share():
     edm = sampling.ModelSamplingContinuousEDM()
     edm.set_parameters(sigma_min=0.002, sigma_max=700.0, sigma_data=1.0)
-    sigmas = core_models.sigmas_from(edm, 0.5, 4)
-    assert float(sigmas[0]) == pytest.approx((0.002 * 700) ** 0.5, rel=1e-4)
-    assert torch.allclose(sigmas[:4].log().diff().diff(), torch.zeros(2), atol=1e-4)
-    assert float(core_models.sigmas_from(edm, 1.0, 4)[0]) == pytest.approx(700, rel=1e-4)  # core answers 999999999.9 there
+    sigmas = core_models.sigmas_from(edm, 0.5, 5)
+    assert torch.allclose(sigmas / (1 + sigmas), torch.tensor([0.5, 0.4, 0.3, 0.2, 0.1, 0.0]), atol=1e-6)
+    assert float(core_models.sigmas_from(edm, 1.0, 4)[0]) == pytest.approx(700, rel=1e-4)
+    assert float(core_models.sigmas_from(edm, 0.001, 2)[0]) == pytest.approx(0.002, rel=1e-4)
+
+
+def test_a_level_means_about_the_same_to_every_kind():
+    edm, table = sampling.ModelSamplingContinuousEDM(), sampling.ModelSamplingDiscrete()
+    for level in (0.2, 0.4, 0.6):
+        first = [float(core_models.sigmas_from(kind, level, 10)[0]) for kind in (edm, table)]
+        assert 0.4 < first[0] / first[1] < 2.5, (level, first)
 
 
 @pytest.mark.parametrize(("level", "steps", "words"), [(0.0, 5, "noise level"), (1.5, 5, "noise level"), (0.5, 0, "1 step")])
