@@ -190,6 +190,7 @@ def load_field(path: Path | str) -> Field:
     """
     from safetensors import SafetensorError, safe_open
 
+    from . import splat_mesh
     from .nets import projected_field, triplane_field
 
     path = Path(path)
@@ -201,7 +202,11 @@ def load_field(path: Path | str) -> Field:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path.name} cannot be read as a field, it may be cut short or damaged: {error}") from error
-    kinds: dict[str, Any] = {triplane_field.FORMAT: triplane_field.TriplaneField, projected_field.FORMAT: projected_field.ProjectedField}
+    kinds: dict[str, Any] = {
+        triplane_field.FORMAT: triplane_field.TriplaneField,
+        projected_field.FORMAT: projected_field.ProjectedField,
+        splat_mesh.FORMAT: splat_mesh.SplatField,
+    }
     name = settings.get("format") if isinstance(settings, dict) else None
     if name not in kinds:
         raise ValueError(f"{path.name} holds no field: its format is {name!r}, expected one of {', '.join(kinds)}.")

@@ -146,6 +146,7 @@ class MeshFit:
     def step(self) -> dict[str, float]:
         """Compares some views, and moves the surface. Returns this step's losses, which `losses` keeps as well."""
         number, settings = self.steps_done + 1, self.settings
+        self._optimiser.zero_grad(set_to_none=True)
         sdf = self.band.full_sdf()
         surface = self.band.surface(sdf)
         if len(surface.faces) == 0:
@@ -179,7 +180,6 @@ class MeshFit:
             self._move(number)
         else:
             self._skip()
-        self._optimiser.zero_grad(set_to_none=True)
         return totals
 
     def mesh(self) -> Mesh:

@@ -69,6 +69,8 @@ def mahalanobis(offsets: Tensor, inverse: Tensor) -> Tensor:
 
 def evaluate_torch(gaussians: Gaussians, points: Tensor) -> tuple[Tensor, Tensor]:
     """As `evaluate`, in PyTorch on the points' device: blocks of points against the Gaussians whose boxes meet the block's."""
+    if len(points) == 0:
+        return points.new_zeros(0), points.new_zeros(0, gaussians.values.shape[1])
     gaussians = gaussians.to(points.device)
     totals, sums = [], []
     for block in points.split(POINTS_AT_ONCE):
@@ -79,8 +81,6 @@ def evaluate_torch(gaussians: Gaussians, points: Tensor) -> tuple[Tensor, Tensor
         weight = torch.where(squared < CUTOFF**2, gaussians.peaks[near] * torch.exp(-0.5 * squared), 0.0)
         totals.append(weight.sum(1))
         sums.append(weight @ gaussians.values[near])
-    if not totals:
-        return points.new_zeros(0), points.new_zeros(0, gaussians.values.shape[1])
     return torch.cat(totals), torch.cat(sums)
 
 

@@ -12,7 +12,8 @@ from .mesh_tools import face_vectors
 
 SPACING = 0.35  # of a cell, between samples of the surface
 MOST_SAMPLES = 3_000_000
-NEIGHBOURS = 4  # samples that vote on the side a corner lies on
+CANDIDATES = 16  # samples near a corner, whose faces are measured
+AT_ONCE = 1 << 16
 PLASTIC = 1.32471795724474602596  # its powers spread points evenly over a square (Roberts 2018)
 
 
@@ -32,8 +33,9 @@ class BandSDF(NamedTuple):
 def mesh_sdf(vertices: Tensor, faces: Tensor, corners: Tensor, resolution: int, band: float) -> BandSDF:
     """Signed distances of a mesh at the corners of `flexicubes.regular_grid`.
 
-    The side comes from the normals of the nearest samples of the surface; farther off, regions that the band cuts off take the side that
-    most of their rim has, and what touches the border is outside. Open sheets become slabs as thick as the band: close meshes first.
+    The side comes from the normal of the nearest face, of several at the same distance that which is seen most directly; farther off,
+    regions that the band cuts off take the side that most of their rim has, and what touches the border is outside. Open sheets become
+    slabs as thick as the band: close meshes first.
 
     Args:
         vertices, faces: (V, 3), (F, 3).  corners: ((resolution + 1)^3, 3), x slowest.
@@ -62,11 +64,10 @@ def mesh_sdf(vertices: Tensor, faces: Tensor, corners: Tensor, resolution: int, 
     in_band = ndimage.distance_transform_edt(~touched) <= band + 1
     rows = torch.from_numpy(np.flatnonzero(in_band))
     places = corners[rows].double()
-    distance, index = cKDTree(points.numpy(), balanced_tree=False, compact_nodes=False).query(places.numpy(), k=NEIGHBOURS)
-    normals = torch.nn.functional.normalize(face_vectors(vertices.double(), faces), dim=1)
-    around = torch.from_numpy(index)
-    side = ((places[:, None] - points[around]) * normals[face[around]]).sum(-1).sum(1)
-    signed = torch.from_numpy(distance[:, 0]) * torch.where(side < 0, -1.0, 1.0) / cell
+    found = cKDTree(points.numpy(), balanced_tree=False, compact_nodes=False).query(places.numpy(), k=CANDIDATES)[1]
+    around = torch.from_numpy(found)
+    pairs = zip(places.split(AT_ONCE), around.split(AT_ONCE), strict=True)
+    signed = torch.cat([_signed(p, vertices.double()[faces[face[i]]]) for p, i in pairs]) / cell
 
     sdf = np.full(n**3, band)
     sdf[rows.numpy()] = signed.clamp(-band, band).numpy()
@@ -82,11 +83,29 @@ def mesh_sdf(vertices: Tensor, faces: Tensor, corners: Tensor, resolution: int, 
     return BandSDF(torch.from_numpy(sdf).float(), rows, face[nearest], bary[nearest].float())
 
 
+def _signed(places: Tensor, triangles: Tensor) -> Tensor:
+    """Signed distances (M,) of places (M, 3) to the nearest of K triangles each, (M, K, 3, 3)."""
+    ends = triangles.roll(-1, 2) - triangles
+    normals = torch.nn.functional.normalize(torch.linalg.cross(ends[..., 0, :], ends[..., 1, :]), dim=-1)
+    offset = places[:, None, None] - triangles
+    # On each edge the nearest point, and the foot on the plane where that lies within the triangle.
+    along = ((offset * ends).sum(-1) / ends.square().sum(-1).clamp(min=1e-30)).clamp(0, 1)
+    to_edges = (offset - along[..., None] * ends).norm(dim=-1).amin(-1)
+    height = (offset[..., 0, :] * normals).sum(-1)
+    above = ((torch.linalg.cross(ends, offset) * normals[..., None, :]).sum(-1) >= 0).all(-1) & (normals.abs().sum(-1) > 0)
+    distance = torch.where(above, height.abs(), to_edges)
+    nearest = distance.amin(1, keepdim=True)
+    tied = distance <= nearest * (1 + 1e-6) + 1e-9
+    chosen = torch.where(tied, height.abs(), -1.0).argmax(1, keepdim=True)
+    return (nearest * torch.where(height.gather(1, chosen) < 0, -1.0, 1.0))[:, 0]
+
+
 def _even_samples(vertices: Tensor, faces: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
-    """Faces (S,) and barycentrics (S, 3) of points about `spacing` apart, every face with at least one. The same mesh, the same points."""
+    """Faces (S,) and barycentrics (S, 3) of points about `spacing` apart, every face but slivers with at least one."""
     area = face_vectors(vertices.double(), faces).norm(dim=1) / 2
     spacing = max(spacing, float(area.sum() / MOST_SAMPLES) ** 0.5)
-    count = (area / spacing**2).ceil().long().clamp(min=1)
+    count = (area / spacing**2).ceil().long()
+    count[area <= 1e-4 * min(spacing**2, float(area.mean()))] = 0
     face = torch.repeat_interleave(torch.arange(len(faces)), count)
     number = torch.arange(len(face)) - torch.repeat_interleave(count.cumsum(0) - count, count)
     # The first point of a face is its middle: of a small one there is no other.
