@@ -92,7 +92,7 @@ def test_masks_that_agree_nowhere_are_named():
     images, masks = views(CHAIR, 20.0)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     (estimate,) = silhouettes(images, masks[order])
-    assert "agree at no elevation" in elevation.describe(estimate)
+    assert "agree well at no elevation" in elevation.describe(estimate)
 
 
 def test_batches_give_what_single_assets_give_and_cameras_of_their_own():

@@ -22,11 +22,12 @@ PANELS = (
     ("reconstruction, stage 2", "psnr_mesh", "PSNR of meshes at 64 px, dB", {"lrm_stage_2": "stage 2, mesh"}),
     ("views, one-step estimate", "psnr_one_step", "PSNR at 32 px, dB", {"views": "without a guide", "views_guided": "with the guide"}),
     ("relief", "test_front", "error of front depth, half frames", {"relief": "front depth"}),
+    ("elevation head", "test_mean", "mean error on test orbits, degrees", {"elevation": "elevations -15..65"}),
 )  # fmt: skip
 
 
 def main() -> None:
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(18, 4))
+    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(22, 4))
     for axis, (title, score, label, runs) in zip(axes, PANELS, strict=True):
         for name, legend in runs.items():
             lines = [json.loads(line) for line in (CURVES / f"{name}.jsonl").read_text().splitlines()]

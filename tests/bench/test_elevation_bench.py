@@ -16,7 +16,7 @@ def test_elevations_depend_on_the_object_alone():
 
 def test_figures_of_known_errors():
     scores = elevation.figures(np.array([[1.0, 2.0], [3.0, 10.0]]), 0.5)
-    assert scores == {"median": 2.5, "mean": 4.0, "p90": pytest.approx(7.9), "under_5": 0.75, "seconds": 0.5}
+    assert scores == {"median": 2.5, "mean": 4.0, "p90": pytest.approx(7.9), "under_5": 0.75, "cpu_seconds": 0.5}
 
 
 def test_the_command(monkeypatch, capsys):
