@@ -321,8 +321,8 @@ def describe(estimate: ElevationEstimate) -> str | None:
     """What a user should be told about this estimate; None where it is good."""
     if estimate.misses is not None and float(estimate.misses.min()) * WORKING_SIZE > DISAGREEMENT:
         return (
-            "the masks agree well at no elevation: look at the masks, and whether the cameras' azimuths (direction of the turn), distance and "
-            "field of view are those of the pictures"
+            "the masks agree well at no elevation: look at the masks, and whether the cameras' azimuths (direction of the turn), distance "
+            "and field of view are those of the pictures"
         )
     if not estimate.sure:
         if estimate.misses is None:
