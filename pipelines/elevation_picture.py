@@ -11,7 +11,7 @@ from .elevation import HIGHEST, LOWEST, ElevationEstimate
 
 INK, GRID, PAPER = (40, 40, 40), (222, 222, 222), (255, 255, 255)
 CURVE, ANSWER, BAND, LEARNED = (31, 119, 180), (214, 39, 40), (250, 219, 219), (44, 160, 44)
-LEFT, RIGHT, TOP, BOTTOM = 70, 24, 48, 48  # margins in pixels
+LEFT, RIGHT, TOP, BOTTOM = 70, 24, 64, 48  # margins in pixels
 
 
 def estimate_picture(estimate: ElevationEstimate, width: int = 640, height: int = 400) -> Tensor:
@@ -50,7 +50,7 @@ def estimate_picture(estimate: ElevationEstimate, width: int = 640, height: int 
             draw.text((LEFT - 8, down(value)), f"{value:.2g}", INK, font=font, anchor="rm")
     draw.text(((LEFT + right) / 2, height - 8), "degrees above the horizon", INK, font=font, anchor="mb")
     if misses:
-        draw.text((8, TOP - 14), "miss, % of the picture", INK, font=font)
+        draw.text((8, TOP - 26), "miss, % of the picture", INK, font=font)
         draw.line([(across(e), down(m)) for e, m in zip(tried, misses, strict=True)], CURVE, width=2, joint="curve")
     if estimate.learned is not None:
         draw.line([(across(estimate.learned), TOP), (across(estimate.learned), bottom)], LEARNED, width=2)
