@@ -25,12 +25,12 @@ CAMERAS_AGREE = 5.0  # degrees
 GENERATORS = "wire view_model and image (a model that draws views), or model, positive, negative and vae (ComfyUI's own)"
 
 
-def level_input(default: float) -> Any:
+def level_input() -> Any:
     """How far to noise."""
     return widget(
-        io.Float, "level", default=default, min=0.01, max=1.0, step=0.01,
+        io.Float, "level", default=0.3, min=0.01, max=1.0, step=0.01,
         tooltip="How far the views are noised: near 0 they stay as they are, 1 draws them anew. Higher repairs more and agrees less; the "
-        "mini view model does best at 0.2, models of large pictures bear 0.3 to 0.5.",
+        "mini view model is best near 0.2, models of large pictures bear 0.3 to 0.5.",
     )
 
 
@@ -121,7 +121,7 @@ class LatheRenoiseRefine(io.ComfyNode):
                     io.Int, "rounds", default=2, min=1, max=20,
                     tooltip="How often to render, noise, denoise and fit; IM-3D does it twice.",
                 ),
-                level_input(0.3),
+                level_input(),
                 steps_input(),
                 widget(
                     io.Int, "fit_iterations", default=500, min=1, max=30_000,
@@ -220,7 +220,8 @@ class LatheRenoiseViews(io.ComfyNode):
             display_name="Re-noise Views",
             category="3d/Lathe/Views",
             description="Noises views part of the way and denoises them with a view model, so that renders of an asset become likely "
-            "pictures again. With ComfyUI's own models, VAE Encode, KSampler with denoise below 1 and VAE Decode do the same.",
+            "pictures again; with the mini model half of each given view stays. With ComfyUI's own models, VAE Encode, KSampler with "
+            "denoise below 1 and VAE Decode do the same.",
             search_aliases=["IM-3D", "sdedit", "img2img views", "denoise views", "refine views"],
             inputs=[
                 sockets.VIEW_MODEL.Input("view_model", tooltip="The model, from Load View Model."),
@@ -230,7 +231,7 @@ class LatheRenoiseViews(io.ComfyNode):
                 sockets.MASK.Input("masks", optional=True, tooltip="1 = object; without it outlines are found on the plain background."),
                 sockets.IMAGE.Input("image", tooltip="The picture that shows the object; from Prepare Image. One for each asset."),
                 sockets.MASK.Input("image_mask", optional=True, tooltip="The picture's mask, 1 = object."),
-                level_input(0.2),
+                level_input(),
                 steps_input(),
                 widget(
                     io.Float, "guidance", default=0.0, min=0.0, max=30.0, step=0.1,

@@ -129,6 +129,7 @@ def renoise_views(
     steps: int = 10,
     guidance: float | None = None,
     sampler: str = "dpmpp_2m",
+    share: float | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     attention: Attention = torch_attention,
@@ -137,7 +138,7 @@ def renoise_views(
 ) -> Tensor:
     """Views noised to a level and denoised again (IM-3D, section 3.4; SDEdit, arXiv 2108.01073): likelier, and close to what they were.
 
-    A model with a guide gets the given views themselves as its guess. Of their pixels nothing is copied into the result.
+    A model with a guide gets the given views themselves as its guess.
 
     Args:
         model: the networks.
@@ -147,6 +148,8 @@ def renoise_views(
         image, mask: the reference pictures, as for `generate_views`.
         level: how far to noise, as a share of the training timesteps, above 0; 1 generates anew.
         seed, steps, guidance, sampler, device, dtype, attention, use: as for `generate_views`; ten steps are the paper's.
+        share: how much of the given views' pixels stays in the result, as in generation the guess's do. None takes the model's
+            `guide_share`, which is 0 for models without a guide and half for the mini model; 0 gives what left the denoiser alone.
         tick: progress, one step per denoising step of each asset, with an estimate of the views.
 
     Returns:
@@ -157,6 +160,8 @@ def renoise_views(
     """
     guidance = _checked_guidance(model, guidance)
     model.schedule.scheduler(sampler, steps, level)
+    if share is not None and not 0 <= share <= 1:
+        raise ValueError(f"The share of the given views that stays must lie in [0, 1], not {share}.")
     images = _checked_images(image, mask, model.background)
     views, masks = _checked_views(model, views, masks, len(images))
     generators = [torch.Generator().manual_seed(seed + b) for b in range(len(images))]
@@ -178,7 +183,8 @@ def renoise_views(
         with _using(use, list(model.codec.modules())):
             grids = [model.codec.decode_grid(one).float().cpu() for one in latents]
     pictures = torch.cat([views_from_grid(grid, model.rows, model.columns) for grid in grids])
-    return _resized(pictures, (views.shape[2], views.shape[3]))
+    share = model.guide_share if share is None else share
+    return torch.lerp(_resized(pictures, (views.shape[2], views.shape[3])), views, share)
 
 
 def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:

@@ -36,8 +36,10 @@ def masks(count: int = 6, size: int = 64) -> torch.Tensor:
 
 
 def renoised(model, level, given=None, seed=0, **settings):
+    """What leaves the denoiser, unless a test says otherwise."""
     given = views() if given is None else given
-    return vd.renoise_views(model, given, masks(len(given), given.shape[-1]), picture(), level=level, seed=seed, **settings)
+    outline = masks(len(given), given.shape[-1])
+    return vd.renoise_views(model, given, outline, picture(), level=level, seed=seed, **{"share": 0, **settings})
 
 
 # ---- the schedule ----------------------------------------------------------------------------------------------------
@@ -148,6 +150,14 @@ def test_the_guide_of_the_given_views_is_their_latents_and_coverage(mini):
     assert channels.shape == (1, mini.codec.channels + 1, 24, 16) and set(channels[:, -1].unique().tolist()) == {0.0, 1.0}
 
 
+def test_the_share_of_the_given_views_is_the_models_and_can_be_said(mini, model):
+    alone = renoised(mini, 0.3, steps=2)
+    assert mini.guide_share == 0.5 and model.guide_share == 0
+    assert torch.allclose(renoised(mini, 0.3, steps=2, share=None), (alone + views()) / 2, atol=1e-6)
+    assert torch.equal(renoised(mini, 0.3, steps=2, share=1), views())
+    assert torch.equal(renoised(model, 0.3, steps=2, share=None), renoised(model, 0.3, steps=2))
+
+
 def test_progress_counts_the_steps_that_are_made(model):
     seen = []
     renoised(model, 0.005, steps=10, tick=lambda step, total, preview=None: seen.append((step, total)))
@@ -161,6 +171,7 @@ def test_progress_counts_the_steps_that_are_made(model):
     ({"views": views() * float("nan")}, "finite"),
     ({"level": 0.0}, "noise level"),
     ({"steps": 0}, "1 to 1000"),
+    ({"share": 1.5}, "share"),
     ({"guidance": -1.0}, "Guidance"),
     ({"image": torch.zeros(3, 8)}, "shape"),
 ])  # fmt: skip
