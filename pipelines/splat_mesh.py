@@ -33,7 +33,7 @@ SH_0 = 0.28209479177387814  # the constant spherical harmonic
 CHUNK = 1 << 18
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class SplatField:
     """Density 100 x min(1, sum over the Gaussians of opacity x exp(-squared Mahalanobis distance / 2)); implements `data.field.Field`.
 
@@ -165,7 +165,7 @@ def splat_field(
 
 def splats_to_mesh(
     splats: Splats,
-    method: Method = "marching_cubes",
+    method: Method = "flexicubes",
     resolution: int = RESOLUTION,
     *,
     level: float = LEVEL,
