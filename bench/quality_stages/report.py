@@ -16,7 +16,7 @@ from ...pipelines.nets.perceptual import perceptual_distance
 from ...pipelines.sheets import tile
 from .. import common
 
-LOWER_IS_BETTER = ("chamfer", "perceptual", "lpips")
+LOWER_IS_BETTER = ("chamfer", "perceptual", "lpips", "sharpness_error", "disagreement")
 Row = dict[str, float]
 
 
