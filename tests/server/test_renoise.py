@@ -59,7 +59,7 @@ def test_core_models_refine(comfy: Server, family: str):
     assert preview["finite"] and preview["shape"][0] == 1 and curve["shape"][0] == 1
     (node,) = (id for id in g.prompt if g.prompt[id]["class_type"] == "LatheRenoiseRefine")
     steps = [step for id, step, _ in run.progress if id == node]
-    assert steps == sorted(steps) and len(steps) > 6
+    assert steps == sorted(steps) and len(steps) >= 3  # newer cores send a few a second
 
 
 def test_views_that_no_cell_of_the_vae_fills_keep_their_size(comfy: Server):
