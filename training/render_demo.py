@@ -4,7 +4,8 @@
 
 Writes `picture.png`, 512 px with alpha, seen from the given azimuth and elevation 15, and `view_1.png` .. `view_6.png`, 320 px
 with alpha: the object's true views at the poses of Zero123++ v1.2, whose azimuths count from the picture's. Also `turntable.png`, a
-sheet of 4 x 4 frames, 256 px with alpha each: one turn from the object's front, 22.5 degrees a frame, at elevation 20.
+sheet of 4 x 4 frames, 256 px with alpha each: one turn from the object's front, 22.5 degrees a frame, at elevation 20. Its colours are
+blended over white already, since ComfyUI's Load Image takes the alpha away without blending.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def render_demo(folder: str | None, key: str, azimuth: float, out: Path) -> None
     for i, view in enumerate(views.rgba, 1):
         Image.fromarray(view).save(out / f"view_{i}.png", optimize=True)
     frames = render_object(obj, orbit_cameras(TURN, np.full(len(TURN), TURN_ELEVATION)), 256, aa=3).rgba
+    alpha = frames[..., 3:].astype(np.float32) / 255
+    frames[..., :3] = (frames[..., :3] * alpha + 255 * (1 - alpha)).round()
     rows = [np.concatenate(list(frames[i : i + TURN_COLUMNS]), axis=1) for i in range(0, len(frames), TURN_COLUMNS)]
     Image.fromarray(np.concatenate(rows)).save(out / "turntable.png", optimize=True)
 

@@ -7,6 +7,7 @@ from comfy_page import ComfyPage, as_text, new_tab
 from PIL import Image, ImageChops
 from shared_server import Graph, load_prompt, load_workflow, prompt_path, shared_server, workflow_names
 
+UNKNOWN = "() => app.graph.nodes.map(n => n.type).filter(t => !LiteGraph.registered_node_types[t])"
 VIEWERS = ("Preview3D", "LatheSaveMesh", "SaveGLB")
 
 
@@ -35,6 +36,7 @@ def test_the_kept_prompt_is_what_the_page_posts(page: ComfyPage, name: str):
     page.fit()
     page.picture(f"workflow_{name}")
     assert not page.alerts(), "the page does not like the file"
+    assert not page.tab.evaluate(UNKNOWN), "nodes that nobody registered"
     assert as_text(page.prompt()) == prompt_path(name).read_text(encoding="utf-8"), "run `python dev.py export`"
 
 
