@@ -137,8 +137,8 @@ class LatheFitMesh(io.ComfyNode):
         cls, mesh, images, cameras, preset, seed, steps, resolution, faces, texture_size, image_size, background, smooth, masks=None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..pipelines import mesh_fit
+        from ..pipelines.fit_targets import resized_views
         from ..pipelines.perceptual import load_perceptual
-        from ..pipelines.splat_targets import resized_views
 
         settings = mesh_fit.load_mesh_preset(preset)
         settings = replace(

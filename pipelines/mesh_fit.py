@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import meshing, sheets
-from .cameras import count_assets
 from .data.cameras import Cameras
 from .data.mesh import Mesh
 from .data.progress import Tick, no_tick, part_of
+from .fit_targets import MOST_BAD_STEPS, VIEWS_AT_ONCE, FitBroken, Targets, asset_views
 from .flexi_band import FlexiBand
 from .mesh_fit_settings import (  # noqa: F401  (one door to the fit)
     MeshFitSettings,
@@ -29,28 +29,20 @@ from .mesh_fit_settings import (  # noqa: F401  (one door to the fit)
 from .ops import camera_math
 from .ops.flexicubes import FlexiSurface, sign_consistency
 from .ops.mesh_raster import Topology, antialias, interpolate, make_topology, rasterize_mesh
-from .perceptual import Perceptual
+from .perceptual import Perceptual, load_perceptual
 from .rendering import render_mesh
 from .splat_curve import loss_curve
 from .texture_fit import TextureFit
-from .view_losses import ViewLosses
 
 log = logging.getLogger(__name__)
 
-LEAST_VIEW = 16  # pixels a side
-EMPTY = 0.01  # masks below this show no object
-VIEWS_AT_ONCE = 4  # views of a step that are drawn and compared together: bounds memory, changes nothing else
-MOST_BAD_STEPS = 20  # in a row
+STAGE = "Fit Mesh"
 PREVIEW_EVERY = 5  # steps
 SHOWN_VIEWS = 4  # in the preview of a result
 
 
 class SurfaceLost(ValueError):
     """The surface vanished. `MeshFit.mesh` still gives the last good one."""
-
-
-class FitBroken(RuntimeError):
-    """Too many steps in a row gave numbers that are not finite. `MeshFit.mesh` still gives the last good state."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +75,7 @@ class MeshFit:
         ValueError: no faces, views, masks and cameras that do not belong together, NaN, all masks empty, a mesh without an inside.
 
     Attributes:
+        targets: the views it is held against.
         losses: one mapping a step, every term before its weight, and "total".
         skipped: steps that changed nothing because their numbers were not finite.
     """
@@ -101,15 +94,12 @@ class MeshFit:
     ) -> None:
         if mesh.faces.shape[0] == 0:
             raise ValueError("Fit Mesh: the mesh has no faces, so there is nothing to fit.")
-        images, masks, cameras = checked_views(images, masks, cameras, settings.background)
-        self.settings, self.device, self.seed = settings, torch.device(device), seed
-        self.images, self.masks, self.cameras = images, masks, cameras
-        self._perceptual = perceptual
-        self._target = ViewLosses(
-            images.to(self.device), None if masks is None else masks.to(self.device), settings.weights,
-            perceptual_size=settings.perceptual_size, generator=torch.Generator().manual_seed(seed), perceptual=perceptual,
-        )  # fmt: skip
-        self._clip = camera_math.clip_matrices(cameras.c2w, cameras.K).to(self.device)
+        self.settings, self.device = settings, torch.device(device)
+        if settings.weights.perceptual and perceptual is None:
+            perceptual = load_perceptual(device=device)
+        generator, self._views_given = torch.Generator().manual_seed(seed), len(images)
+        self.targets = Targets(images, masks, cameras, settings, perceptual, generator, self.device, STAGE)
+        self._clip = camera_math.clip_matrices(self.targets.cameras.c2w, self.targets.cameras.K).to(self.device)
         self._background = torch.tensor(settings.background, device=self.device)
         self.band = FlexiBand(mesh, settings.resolution, self.device)
         rates = settings.rates
@@ -152,22 +142,23 @@ class MeshFit:
         if len(surface.faces) == 0:
             self._restore()
             raise SurfaceLost(
-                f"Fit Mesh: the surface vanished at step {number}; the mesh before it is kept. Check that masks show the object in white "
-                "and that cameras and images belong together, or lower the weight of the masks."
+                f"Fit Mesh: the surface vanished at step {number}. Check that masks show the object in white and that "
+                " cameras and images belong together, or lower the weight of the masks."
             )
         vertices = surface.vertices.detach().requires_grad_(True)
         colors = self.band.colors_at(surface.vertices)
         shown = colors.detach().requires_grad_(True)
         topology = make_topology(surface.faces)
-        views = self._target.next_views(settings.views_per_step)
-        seen, totals = number % settings.perceptual_every == 0, dict.fromkeys(["total"], 0.0)
+        views = self.targets.next_views()
+        seen = number % settings.perceptual_every == 0
+        totals: dict[str, float] = {}
         for part in (views[i : i + VIEWS_AT_ONCE] for i in range(0, len(views), VIEWS_AT_ONCE)):
             images, alphas = self._draw(vertices, shown, surface.faces, topology, part)
-            loss, terms = self._target.compare(images, alphas, part, perceptual=seen)
+            terms = self.targets.compare(images, alphas, part, seen)
             share = len(part) / len(views)
-            (loss * share).backward()
-            for name, value in (terms | {"total": float(loss.detach())}).items():
-                totals[name] = totals.get(name, 0.0) + value * share
+            (terms["total"] * share).backward()
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0.0) + float(value.detach()) * share
             self._remember_picture(images[-1], part[-1])
         kept = self._regularise(surface, sdf, topology)
         gradients = [torch.zeros_like(t) if t.grad is None else t.grad for t in (vertices, shown)]
@@ -194,33 +185,33 @@ class MeshFit:
         """`mesh()` simplified, with uvs, and a texture baked from the views and optimised against them."""
         from .texture import bake_from_views
 
-        settings = self.settings
+        settings, targets = self.settings, self.targets
+        masks = None if targets.masks is None else targets.masks.cpu()
         tick(0, 1)
         small = meshing.simplify(self.mesh(), settings.faces)
         unwrapped = meshing.unwrap(small, texture_size=settings.texture_size, tick=tick)
-        baked, _ = bake_from_views(unwrapped, self.images, self.masks, self.cameras, size=settings.texture_size, tick=tick)
+        baked, _ = bake_from_views(unwrapped, targets.images.cpu(), masks, targets.cameras, size=settings.texture_size, tick=tick)
         if settings.texture_steps == 0:
             return baked
-        fit = TextureFit(
-            baked, self.images, self.masks, self.cameras, settings=settings, seed=self.seed, device=self.device, perceptual=self._perceptual
-        )
+        fit = TextureFit(baked, targets, settings)
         fit.run(settings.texture_steps, tick)
         self.losses += fit.losses
         return fit.mesh()
 
     def result(self, mesh: Mesh) -> MeshFitResult:
         """This mesh with its comparison to the views, and the curve of the steps so far."""
-        count = len(self.images)
-        shown = sorted({round(i * count / SHOWN_VIEWS) for i in range(min(SHOWN_VIEWS, count))})
-        height, width = self.images.shape[2:]
-        drawn = render_mesh(mesh, self.cameras.select(shown), height, width, background=self.settings.background, device=self.device)
-        sheet = sheets.tile(torch.cat([self.images[shown], drawn.images.detach()]), len(shown))[0]
+        targets, columns = self.targets, min(SHOWN_VIEWS, self._views_given)
+        shown = [i * len(targets) // columns for i in range(columns)]
+        drawn = render_mesh(
+            mesh, targets.cameras.select(shown), targets.height, targets.width, background=self.settings.background, device=self.device
+        )
+        sheet = sheets.tile(torch.cat([targets.images[shown].cpu(), drawn.images.detach()]), columns)[0]
         return MeshFitResult(mesh, sheet, loss_curve(self.losses, title="Fit Mesh: losses before their weights"))
 
     def _draw(self, vertices: Tensor, colors: Tensor, faces: Tensor, topology: Topology, views: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) and alphas (B, 1, H, W) of these views."""
         pos = F.pad(vertices, (0, 1), value=1.0) @ self._clip[list(views)].transpose(1, 2)
-        face, bary, zw = rasterize_mesh(pos, faces, tuple(self.images.shape[2:]))  # type: ignore[arg-type]
+        face, bary, zw = rasterize_mesh(pos, faces, (self.targets.height, self.targets.width))
         covered = (face >= 0)[..., None]
         picture = torch.where(covered, interpolate(colors, faces, face, bary), self._background)
         picture = antialias(torch.cat([picture, covered.float()], dim=-1), pos, faces, face, zw, topology)
@@ -266,42 +257,7 @@ class MeshFit:
                 leaf.copy_(kept)
 
     def _remember_picture(self, image: Tensor, view: int) -> None:
-        self._picture = torch.cat([image.detach().movedim(0, -1), self._target.images[view].movedim(0, -1)], dim=1).clamp(0, 1)
-
-
-def checked_views(
-    images: Tensor, masks: Tensor | None, cameras: Cameras, background: Sequence[float]
-) -> tuple[Tensor, Tensor | None, Cameras]:
-    """The views that show the object, over the background, on the CPU.
-
-    Raises:
-        ValueError: shapes, counts and sizes that do not belong together, numbers that are not finite, all masks empty.
-    """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"Fit Mesh: views of shape (V, 3, H, W) are expected, not {tuple(images.shape)}.")
-    if cameras.n_assets is not None or cameras.n_views != len(images):
-        raise ValueError(f"Fit Mesh: {len(images)} views of one asset need as many cameras, not {cameras.n_views}; wire theirs.")
-    if min(images.shape[2:]) < LEAST_VIEW:
-        raise ValueError(f"Fit Mesh: the views are {images.shape[3]} x {images.shape[2]}; they need at least {LEAST_VIEW} pixels a side.")
-    for name, tensor in (("views", images), ("masks", masks)):
-        if tensor is not None and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"Fit Mesh: the {name} hold NaN or infinite pixels, from the node before (often a VAE in half precision).")
-    images = images.detach().float().cpu()
-    if masks is None:
-        return images.clone(), None, cameras
-    if masks.shape != (len(images), 1, *images.shape[2:]):
-        raise ValueError(
-            f"Fit Mesh: {len(images)} views of {images.shape[3]} x {images.shape[2]} need as many masks of that size, "
-            f"not {tuple(masks.shape)}: resize them, or leave the masks away."
-        )
-    masks = masks.detach().float().cpu()
-    useful = torch.nonzero(masks.flatten(1).amax(1) > 0.5).flatten().tolist()
-    if not useful:
-        raise ValueError("Fit Mesh: all masks are empty, so there is no object to fit. Masks show the object in white; invert them if not.")
-    if len(useful) < len(images):
-        log.warning("Fit Mesh: the masks of %d of %d views are empty; these views are left out.", len(images) - len(useful), len(images))
-    images = torch.where(masks > EMPTY, images, torch.tensor(list(background)).reshape(1, 3, 1, 1))
-    return images[useful], masks[useful], cameras.select(useful)
+        self._picture = torch.cat([image.detach().movedim(0, -1), self.targets.images[view].movedim(0, -1)], dim=1).clamp(0, 1)
 
 
 def asset_mesh_fits(
@@ -319,19 +275,11 @@ def asset_mesh_fits(
 
     Args: as for `fit_meshes`.
     """
-    assets, views = count_assets(len(images), cameras, "views"), cameras.n_views
-    if masks is not None and len(masks) != len(images):
-        raise ValueError(f"Fit Mesh: {len(images)} views need as many masks, not {len(masks)}.")
-    if len(meshes) != assets:
-        raise ValueError(f"Fit Mesh: the views show {assets} assets, but there are {len(meshes)} meshes.")
-    own = [
-        (images[i * views : (i + 1) * views], None if masks is None else masks[i * views : (i + 1) * views], cameras.of_asset(i))
-        for i in range(assets)
-    ]
-    for row in own:
-        checked_views(*row, settings.background)
-    for mesh, row in zip(meshes, own, strict=True):
-        yield MeshFit(mesh, *row, settings=settings, seed=seed, device=device, perceptual=perceptual)
+    own = asset_views(images, masks, cameras, STAGE)
+    if len(meshes) != len(own):
+        raise ValueError(f"Fit Mesh: the views show {len(own)} assets, but there are {len(meshes)} meshes.")
+    for mesh, views in zip(meshes, own, strict=True):
+        yield MeshFit(mesh, *views, settings=settings, seed=seed, device=device, perceptual=perceptual)
 
 
 def fit_meshes(

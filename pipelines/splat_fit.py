@@ -16,30 +16,33 @@ from .cameras import count_assets
 from .data.cameras import Cameras
 from .data.progress import Tick, no_tick, part_of
 from .data.splats import Splats
+from .fit_targets import (  # noqa: F401  (one door to the fit)
+    MOST_BAD_STEPS,
+    VIEWS_AT_ONCE,
+    FitBroken,
+    Targets,
+    asset_views,
+    on_background,
+    resized_views,
+)
 from .ops.densify import Densify, EveryGaussianPruned
-from .ops.splat_raster import Rendered, render_gaussians
+from .ops.splat_raster import Rendered, render_gaussians, splat_cameras
 from .perceptual import Perceptual, load_perceptual
 from .splat_curve import loss_curve
 from .splat_parameters import SplatParameters
 from .splat_settings import (  # noqa: F401  (one door to the fit)
-    VIEWS_AT_ONCE,
     FitSettings,
     estimate_memory,
     load_fit_preset,
     preset_names,
 )
 from .splat_start import start_at_centre, start_from_hull
-from .splat_targets import Targets, check_views, on_background, resized_views  # noqa: F401
 
 log = logging.getLogger(__name__)
 
+STAGE = "Fit Splats"
 PREVIEW_EVERY = 10  # steps
-MOST_BAD_STEPS = 20  # in a row
 SHOWN_VIEWS = 4  # in the preview of a result
-
-
-class FitBroken(RuntimeError):
-    """Too many steps in a row gave numbers that are not finite. `SplatFit.splats` still holds the last good state."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,6 @@ class SplatFit:
             perceptual = load_perceptual(device=device)
         self._perceptual, self._cameras = perceptual, cameras
         self._background = torch.tensor(settings.background, device=self.device)
-        self._waiting: list[int] = []
         self.retarget(images, masks)
         self.parameters = SplatParameters(start, settings.sh_degree, settings.rates, self.device)
         self.densify = Densify(settings.densify)
@@ -116,8 +118,9 @@ class SplatFit:
         Raises:
             ValueError: as at the beginning.
         """
-        self._targets = Targets(images, masks, self._cameras, self.settings, self._perceptual, self.device)
-        self._waiting = []
+        self._targets = Targets(images, masks, self._cameras, self.settings, self._perceptual, self.generator, self.device, STAGE)
+        viewmats, Ks = splat_cameras(self._targets.cameras, self._targets.height, self._targets.width)
+        self._viewmats, self._Ks = viewmats.to(self.device), Ks.to(self.device)
 
     def run(self, steps: int, tick: Tick = no_tick) -> None:
         """That many more steps. A tick that raises ends the fit between two steps.
@@ -133,13 +136,13 @@ class SplatFit:
     def step(self) -> dict[str, float]:
         """Compares some views, and moves the Gaussians. Returns this step's losses, which `losses` keeps as well."""
         number = self.steps_done + 1
-        views = self._next_views()
+        views = self._targets.next_views()
         seen, drawn = number % self.settings.perceptual_every == 0, []
         totals: dict[str, float] = {}
         for part in (views[i : i + VIEWS_AT_ONCE] for i in range(0, len(views), VIEWS_AT_ONCE)):
             rendered = self._render(part)
             rendered.means2d.retain_grad()
-            terms = self._targets.compare(rendered, part, seen)
+            terms = self._targets.compare(rendered.color.movedim(-1, 1), rendered.alpha.movedim(-1, 1), part, seen)
             share = len(part) / len(views)
             (terms["total"] * share).backward()
             for name, value in terms.items():
@@ -171,21 +174,10 @@ class SplatFit:
         """
         return SplatFitResult(self._pruned(), self._comparison(), loss_curve(self.losses, title="Fit Splats: losses before their weights"))
 
-    def _next_views(self) -> list[int]:
-        count = len(self._targets)
-        if self.settings.views_per_step == 0 or self.settings.views_per_step >= count:
-            return list(range(count))
-        chosen: list[int] = []
-        while len(chosen) < self.settings.views_per_step:
-            if not self._waiting:
-                self._waiting = torch.randperm(count, generator=self.generator).tolist()
-            chosen.append(self._waiting.pop())
-        return chosen
-
     def _render(self, views: Sequence[int]) -> Rendered:
         p, targets, rows = self.parameters, self._targets, list(views)
         return render_gaussians(
-            p.tensors["positions"], p.tensors["rotations"], p.scales, p.opacities, p.sh, targets.viewmats[rows], targets.Ks[rows],
+            p.tensors["positions"], p.tensors["rotations"], p.scales, p.opacities, p.sh, self._viewmats[rows], self._Ks[rows],
             targets.width, targets.height, sh_degree=p.degree, background=self._background, absgrad=self.settings.densify.absolute,
         )  # fmt: skip
 
@@ -250,26 +242,19 @@ def asset_fits(
 
     Args: as for `fit_splats`.
     """
-    assets = count_assets(len(images), cameras, "views")
-    if masks is not None and len(masks) != len(images):
-        raise ValueError(f"Fit Splats: {len(images)} views need as many masks, not {len(masks)}.")
-    starts = [start] * assets if start is None or isinstance(start, Splats) else list(start)
-    if len(starts) != assets:
-        raise ValueError(f"Fit Splats: the views show {assets} assets, but there are {len(starts)} to start from.")
-    views = cameras.n_views
-    rows = [slice(i * views, (i + 1) * views) for i in range(assets)]
-    for index, row in enumerate(rows):
-        check_views(images[row], None if masks is None else masks[row], cameras.of_asset(index))
-    for index, row in enumerate(rows):
-        own = images[row], None if masks is None else masks[row], cameras.of_asset(index)
-        first = starts[index] or default_start(*own, settings, seed)
+    assets = asset_views(images, masks, cameras, STAGE)
+    starts = [start] * len(assets) if start is None or isinstance(start, Splats) else list(start)
+    if len(starts) != len(assets):
+        raise ValueError(f"Fit Splats: the views show {len(assets)} assets, but there are {len(starts)} to start from.")
+    for own, given in zip(assets, starts, strict=True):
+        first = default_start(*own, settings, seed) if given is None else given
         yield SplatFit(*own, start=first, settings=settings, seed=seed, device=device, perceptual=perceptual)
 
 
 def default_start(images: Tensor, masks: Tensor | None, cameras: Cameras, settings: FitSettings, seed: int) -> Splats:
     """What the settings start from: the visual hull where they say so and there are masks of two views or more, else the centre."""
     if settings.start == "hull" and masks is not None and len(images) > 1:
-        return start_from_hull(on_background(images, masks, settings).float(), masks.float(), cameras, settings.points, seed)
+        return start_from_hull(on_background(images, masks, settings.background).float(), masks.float(), cameras, settings.points, seed)
     return start_at_centre(settings.points, seed)
 
 

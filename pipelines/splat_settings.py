@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from .fit_targets import MOST_REMEMBERED, VIEWS_AT_ONCE
 from .ops.densify import DensifyRules
 from .ops.losses import LossWeights, fitting_size
 from .perceptual import LEAST_SIDE, Perceptual
@@ -15,8 +16,6 @@ from .splat_parameters import LearningRates
 
 PRESET_FOLDER = Path(__file__).parent / "data" / "fit_presets"
 STARTS = ("hull", "centre")
-VIEWS_AT_ONCE = 4  # views of a step that are drawn and compared together: bounds memory, changes nothing else
-MOST_REMEMBERED = 1 << 30  # bytes that targets as the perceptual network sees them may take
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def load_fit_preset(name: str) -> FitSettings:
 def estimate_memory(views: int, height: int, width: int, settings: FitSettings, gaussians: int = 0) -> int:
     """Bytes a fit of this many views of one asset will take at its peak, the views themselves included.
 
-    Rough, and meant to be too much rather than too little: pictures that autograd keeps are counted in floats a pixel, as measured.
+    Rough, and meant to be too much rather than too little: pictures that autograd keeps are counted in floats a pixel, by hand.
 
     Args:
         gaussians: at the start, where it is given; else the settings' own.

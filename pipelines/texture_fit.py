@@ -11,15 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .data.cameras import Cameras
 from .data.mesh import Mesh
 from .data.progress import Tick, no_tick
+from .fit_targets import Targets
 from .ops import camera_math
 from .ops.mesh_raster import antialias, interpolate, make_topology, rasterize_mesh
 from .ops.mesh_topology import weld
 from .ops.sampling import sample_texture
-from .perceptual import Perceptual
-from .view_losses import ViewLosses
 
 if TYPE_CHECKING:
     from .mesh_fit_settings import MeshFitSettings
@@ -32,31 +30,17 @@ class TextureFit:
 
     Args:
         mesh: with uvs and texture.
-        images: (V, 3, H, W) over the settings' background.  masks: (V, 1, H, W) or None.  cameras: V views of one asset.
-        settings: losses, views a step, perceptual size, `rates.texture`, `texture_steps`, background.
+        targets: the views, and how renders are compared with them. Masks do not count: the shape is fixed.
+        settings: `rates.texture`, `texture_steps`, `perceptual_every`, background.
 
     Attributes:
         losses: one mapping a step.
     """
 
-    def __init__(
-        self,
-        mesh: Mesh,
-        images: Tensor,
-        masks: Tensor | None,
-        cameras: Cameras,
-        *,
-        settings: MeshFitSettings,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        perceptual: Perceptual | None = None,
-    ) -> None:
+    def __init__(self, mesh: Mesh, targets: Targets, settings: MeshFitSettings) -> None:
         assert mesh.texture is not None and mesh.uvs is not None
-        self.settings, self._mesh = settings, mesh
-        self._target = ViewLosses(
-            images.to(device), None, settings.weights, perceptual_size=settings.perceptual_size,
-            generator=torch.Generator().manual_seed(seed), perceptual=perceptual,
-        )  # fmt: skip
+        self.settings, self._mesh, self._targets = settings, mesh, targets
+        device, cameras = targets.images.device, targets.cameras
         self._faces, self._uvs = mesh.faces.to(device), mesh.uvs.to(device)
         vertices = mesh.vertices.to(device)
         self._welded = weld(vertices, self._faces)
@@ -64,16 +48,11 @@ class TextureFit:
         self._pos = F.pad(vertices, (0, 1), value=1.0) @ camera_math.clip_matrices(cameras.c2w, cameras.K).to(device).transpose(1, 2)
         self._background = torch.tensor(settings.background, device=device)
         self._first = mesh.texture.to(device)
-        self._difference = torch.zeros(1, 3, *self._fine(mesh.texture.shape[0], max(images.shape[2:])), device=device).requires_grad_(True)
+        side = min(mesh.texture.shape[0], 2 ** math.ceil(math.log2(2 * max(targets.height, targets.width))))  # about two texels a pixel
+        self._difference = torch.zeros(1, 3, side, side, device=device).requires_grad_(True)
         self._optimiser = torch.optim.Adam([self._difference], lr=settings.rates.texture, eps=1e-12)
         self.losses: list[dict[str, float]] = []
         self._picture: Tensor | None = None
-
-    @staticmethod
-    def _fine(size: int, view: int) -> tuple[int, int]:
-        """Texels of the difference: about two to a pixel of the views."""
-        side = min(size, 2 ** math.ceil(math.log2(2 * view)))
-        return side, side
 
     def texture(self) -> Tensor:
         """(S, S, 3) as it stands."""
@@ -90,24 +69,23 @@ class TextureFit:
     def step(self) -> dict[str, float]:
         """Compares some views and changes the texture; a step whose numbers are not finite changes nothing."""
         number = len(self.losses) + 1
-        views = self._target.next_views(self.settings.views_per_step)
-        total, terms = 0.0, dict[str, float]()
+        views = self._targets.next_views()
+        terms: dict[str, float] = {}
         for view in views:
             image = self._draw(self.texture(), view)
-            loss, own = self._target.compare(image, None, [view], perceptual=number % self.settings.perceptual_every == 0)
-            (loss / len(views)).backward()
-            total += float(loss.detach()) / len(views)
+            own = self._targets.compare(image, None, [view], number % self.settings.perceptual_every == 0)
+            (own["total"] / len(views)).backward()
             for name, value in own.items():
-                terms[name] = terms.get(name, 0.0) + value / len(views)
-        self._picture = torch.cat([image[0].detach(), self._target.images[views[-1]]], dim=2).movedim(0, -1).clamp(0, 1)
+                terms[name] = terms.get(name, 0.0) + float(value.detach()) / len(views)
+        self._picture = torch.cat([image[0].detach(), self._targets.images[views[-1]]], dim=2).movedim(0, -1).clamp(0, 1)
         gradient = self._difference.grad
-        if math.isfinite(total) and gradient is not None and bool(torch.isfinite(gradient).all()):
+        if math.isfinite(terms["total"]) and gradient is not None and bool(torch.isfinite(gradient).all()):
             for group in self._optimiser.param_groups:
                 group["lr"] = self.settings.rates.texture * 0.1 ** min(number / self.settings.texture_steps, 1.0)
             self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
-        self.losses.append(terms | {"total": total})
-        return self.losses[-1]
+        self.losses.append(terms)
+        return terms
 
     def mesh(self) -> Mesh:
         """The mesh with the texture as it stands, on the CPU."""
@@ -115,7 +93,7 @@ class TextureFit:
 
     def _draw(self, texture: Tensor, view: int) -> Tensor:
         """(1, 3, H, W), four samples a pixel: textures are finer than the views."""
-        height, width = self._target.images.shape[2:]
+        height, width = self._targets.height, self._targets.width
         pos = self._pos[view : view + 1]
         face, bary, zw = rasterize_mesh(pos, self._faces, (2 * height, 2 * width))
         seen = sample_texture(texture, interpolate(self._uvs, self._faces, face, bary))

@@ -131,15 +131,15 @@ def test_cancel_keeps_the_last_good_mesh(truth, bumpy):
 def test_a_step_that_is_not_finite_changes_nothing(truth, bumpy):
     fit = MeshFit(bumpy, *truth[1:], CAMERAS, settings=SMALL)
     fit.run(2)
-    before, images = fit.mesh(), fit._target.images.clone()
-    fit._target.images[:] = float("nan")
+    before, images = fit.mesh(), fit.targets.images.clone()
+    fit.targets.images[:] = float("nan")
     fit.run(3)
     assert fit.skipped == 3 and torch.equal(fit.mesh().vertices, before.vertices)
     with pytest.raises(mesh_fit.FitBroken, match="20 steps in a row"):
         fit.run(20)
     assert torch.equal(fit.mesh().vertices, before.vertices)
-    fit._target.images[:] = images
-    fit._target._remembered.clear()
+    fit.targets.images[:] = images
+    fit.targets._maps.clear()
     fit._bad_in_a_row = 0
     fit.step()
     assert not torch.equal(fit.mesh().vertices, before.vertices)
@@ -177,9 +177,17 @@ def test_views_with_empty_masks_are_left_out_and_masks_may_miss(truth, bumpy):
     masks = truth[2].clone()
     masks[:6] = 0
     fit = MeshFit(bumpy, truth[1], masks, CAMERAS, settings=SMALL)
-    assert len(fit.images) == 2 and fit.cameras.n_views == 2
+    assert len(fit.targets) == 2 and fit.targets.cameras.n_views == 2
     bare = MeshFit(bumpy, truth[1], None, CAMERAS, settings=SMALL)
-    assert "mask" not in bare.step() and len(bare.images) == 8
+    assert "mask" not in bare.step() and len(bare.targets) == 8
+
+
+def test_previews_of_a_batch_have_one_size_whatever_masks_are_empty(truth, bumpy):
+    images, masks = (torch.cat([part[:4], part[:4]]) for part in truth[1:])
+    masks[4:6] = 0
+    settings = replace(SMALL, steps=1, texture_steps=1)
+    results = fit_meshes([bumpy, bumpy], images, masks, CAMERAS.select([0, 1, 2, 3]), settings=settings)
+    assert results[0].preview.shape == results[1].preview.shape == (3, 2 * SIZE, 4 * SIZE)
 
 
 def test_bad_input_is_refused_in_words(truth, bumpy):
@@ -196,7 +204,8 @@ def test_bad_input_is_refused_in_words(truth, bumpy):
         ({"images": nan}, "NaN"),
         ({"masks": masks[:, :, :40]}, "as many masks of that size"),
         ({"masks": torch.zeros_like(masks)}, "all masks are empty"),
-        ({"images": images[..., :8, :8], "masks": None}, "at least 16 pixels"),
+        ({"images": images[..., :8, :8], "masks": None}, "8 x 8 pixels; they need at least 16"),
+        ({"mesh": Mesh(bumpy.vertices * 0, bumpy.faces)}, "no area"),
         ({"mesh": Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))}, "no faces"),
         ({"mesh": Mesh(bumpy.vertices * 1e-4 + 0.03, bumpy.faces)}, "no inside that a grid of 32 cells can hold"),
     ):

@@ -42,7 +42,7 @@ def mesh_sdf(vertices: Tensor, faces: Tensor, corners: Tensor, resolution: int, 
         band: width in cells on either side of the surface.
 
     Raises:
-        ValueError: no part of the surface lies within the grid.
+        ValueError: a mesh without area, or no part of the surface lies within the grid.
     """
     from scipy import ndimage
     from scipy.spatial import cKDTree
@@ -54,6 +54,8 @@ def mesh_sdf(vertices: Tensor, faces: Tensor, corners: Tensor, resolution: int, 
         faces = faces.flip(1)
     face, bary = _even_samples(vertices, faces, SPACING * cell)
     points = (vertices[faces[face]].double() * bary[..., None]).sum(1)
+    if not len(points):
+        raise ValueError("The mesh has no area: its faces are points or lines.")
     near = ((points - low) / cell).round().long()
     near = near[((near >= 0) & (near < n)).all(1)]
     if not len(near):
@@ -64,7 +66,8 @@ def mesh_sdf(vertices: Tensor, faces: Tensor, corners: Tensor, resolution: int, 
     in_band = ndimage.distance_transform_edt(~touched) <= band + 1
     rows = torch.from_numpy(np.flatnonzero(in_band))
     places = corners[rows].double()
-    found = cKDTree(points.numpy(), balanced_tree=False, compact_nodes=False).query(places.numpy(), k=CANDIDATES)[1]
+    ranks = range(1, min(CANDIDATES, len(points)) + 1)
+    found = cKDTree(points.numpy(), balanced_tree=False, compact_nodes=False).query(places.numpy(), k=ranks)[1]
     around = torch.from_numpy(found)
     pairs = zip(places.split(AT_ONCE), around.split(AT_ONCE), strict=True)
     signed = torch.cat([_signed(p, vertices.double()[faces[face[i]]]) for p, i in pairs]) / cell

@@ -65,6 +65,21 @@ def test_no_face_matters_that_has_no_area():
     assert torch.equal(clean < 0, broken < 0)
 
 
+def test_a_mesh_with_fewer_samples_than_candidates():
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) * CELL * 0.4
+    faces = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    band = mesh_sdf(vertices, faces, CORNERS, RESOLUTION, 3.0)
+    assert band.sdf.min() >= -1 and band.sdf.max() == 3.0
+    one = mesh_sdf(vertices[:3], faces[:1], CORNERS, RESOLUTION, 3.0)
+    assert set(one.face.tolist()) == {0} and one.bary.shape == (len(one.corners), 3)
+
+
+def test_a_mesh_without_area_is_refused():
+    vertices, faces = ball()
+    with pytest.raises(ValueError, match="no area"):
+        mesh_sdf(vertices * 0, faces, CORNERS, RESOLUTION, 3.0)
+
+
 def test_a_mesh_outside_the_grid_is_refused():
     vertices, faces = ball()
     with pytest.raises(ValueError, match="outside the grid"):
