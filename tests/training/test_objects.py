@@ -275,7 +275,8 @@ def test_demo_is_never_made_of_a_training_object(tmp_path):
         render_demo.render_demo(None, objects.split("train")[0], 0.0, tmp_path)
     render_demo.render_demo(None, "scopia/vase3", 0.0, tmp_path)
     sizes = {path.name: Image.open(path).size for path in tmp_path.glob("*.png")}
-    assert sizes == {"picture.png": (512, 512), **{f"view_{i}.png": (320, 320) for i in range(1, 7)}}
+    views = {f"view_{i}.png": (320, 320) for i in range(1, 7)}
+    assert sizes == {"picture.png": (512, 512), **views, "turntable.png": (1024, 1024)}  # sixteen frames of 256 on a sheet
 
 
 def test_the_command_renders_with_two_processes(tmp_path):
