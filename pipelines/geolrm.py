@@ -7,7 +7,9 @@ distance of the cameras. The grid is therefore as large as the cameras say, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +22,18 @@ from .data.splats import Splats
 from .nets.attention import Attention, torch_attention
 from .nets.geo_transformer import Form
 from .nets.geolrm import HALF, GeoLRMConfig, ProposalNetwork, ReconstructionNetwork, cube_points
+from .ops import camera_math
 
 CAMERA_DISTANCE = 1.5
 PATCH = 28  # sides of a view are multiples of DINOv2's patch (14) and of the fine map's cell (4)
 MOST_VIEWS = 24
 LEAST_OPACITY = 0.005  # the published writer drops what is fainter
 SH_DC = 0.28209479177387814
+VIEWS_AT_ONCE = 4  # through the image encoder
+QUERIES_AT_ONCE = 4096  # through self-attention, between two looks at Cancel
+SAME_EXTENT = 1e-4  # relative
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,16 @@ class GeoLRM:
     name: str = "GeoLRM"
     view_size: int = 448
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class _How:
+    """How the networks are computed."""
+
+    dtype: torch.dtype
+    attention: Attention
+    free_memory: int
+    tick: Tick
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,38 @@ def anchors(occupancy: Tensor, threshold: float) -> Tensor:
     return cube_points(occupancy.shape[0])[occupied.cpu()]
 
 
+def grid_extents(grid: int, cameras: Cameras, assets: int) -> list[float]:
+    """Half the side, in world units, of the cube that a network's cells tile, for each asset: their centres fill the network's own cube."""
+    return [HALF * network_cameras(cameras.of_asset(asset))[2] * grid / (grid - 1) for asset in range(assets)]
+
+
+def on_grid(occupancy: Tensor, extents: Sequence[float], grid: int, wanted: Sequence[float]) -> Tensor:
+    """An occupancy on cells of other cubes, or of another number, brought onto a network's grid; what fits already comes back as it is.
+
+    Args:
+        occupancy: (B, Z, Y, X); its cells tile [-extent, extent]^3 of the world.
+        extents: of each asset.
+        grid, wanted: cells along a side, and the extents to bring it to.
+
+    Returns:
+        (B, grid, grid, grid): trilinear, 0 outside; of cells finer than the grid's the highest near each point.
+    """
+    made = []
+    for volume, extent, target in zip(occupancy, extents, wanted, strict=True):
+        if tuple(volume.shape) == (grid,) * 3 and abs(extent - target) <= SAME_EXTENT * target:
+            made.append(volume)
+            continue
+        reach = int(target / grid / (extent / max(volume.shape)) / 2)
+        fine = volume.float()[None, None]
+        if reach > 0:
+            fine = F.max_pool3d(fine, 2 * reach + 1, stride=1, padding=reach)
+        axis = ((torch.arange(grid) + 0.5) / grid * 2 - 1) * (target / extent)
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        points = torch.stack([x, y, z], dim=-1)[None]
+        made.append(F.grid_sample(fine, points, mode="bilinear", padding_mode="zeros", align_corners=False)[0, 0])
+    return torch.stack(made)
+
+
 def propose(
     model: GeoLRM,
     images: Tensor,
@@ -136,15 +186,13 @@ def propose(
     if net is None:
         raise ValueError(f"{model.name} holds no proposal network (serializer.*): load a file that has one, or wire a VOXEL of your own.")
     assets = check_views(images, masks, cameras)
+    check_cameras(cameras, assets)
     grids = []
     with torch.no_grad():
         for asset in range(assets):
             views = _views_of(model, images, masks, cameras, asset, device)
-            levels = net.encoder(views.images, views.c2w, views.K, dtype, attention)
-            latents = net.latents(
-                net.points().to(device), levels, views.c2w, views.K, form=model.propose_as.form, scale=model.propose_as.scale, dtype=dtype,
-                attention=attention, chunk=net.transformer.chunk_for(free_memory), tick=part_of(tick, asset, assets),
-            )  # fmt: skip
+            how = _How(dtype, attention, free_memory, part_of(tick, asset, assets))
+            latents = _run(net, net.points().to(device), views, model.propose_as, how)
             grids.append(to_voxel(net.occupancy(latents).float()).cpu())
     return torch.stack(grids)
 
@@ -185,12 +233,13 @@ def reconstruct(
     if net is None:
         raise ValueError(f"{model.name} holds no reconstruction network (lrm_generator.*): load a file that has one.")
     assets = check_views(images, masks, cameras)
+    check_cameras(cameras, assets)
     if occupancy.ndim != 4 or len(occupancy) != assets or len(set(occupancy.shape[1:])) != 1:
         raise ValueError(f"{assets} assets need a VOXEL of shape ({assets}, R, R, R), not {tuple(occupancy.shape)}.")
     made = []
     with torch.no_grad():
         for asset in range(assets):
-            xyz = choose_tokens(anchors(occupancy[asset], threshold), tokens, seed + asset)
+            xyz = choose_tokens(anchors(occupancy[asset], threshold), tokens, seed)
             if len(xyz) == 0:
                 highest = float(occupancy[asset].max())
                 raise ValueError(
@@ -200,11 +249,8 @@ def reconstruct(
             if compatible and len(xyz) < tokens:
                 xyz = torch.cat([xyz, xyz.new_zeros(tokens - len(xyz), 3)])
             views = _views_of(model, images, masks, cameras, asset, device)
-            levels = net.encoder(views.images, views.c2w, views.K, dtype, attention)
-            latents = net.latents(
-                xyz.to(device), levels, views.c2w, views.K, form=model.reconstruct_as.form, scale=model.reconstruct_as.scale, dtype=dtype,
-                attention=attention, chunk=net.transformer.chunk_for(free_memory), tick=part_of(tick, asset, assets),
-            )  # fmt: skip
+            how = _How(dtype, attention, free_memory, part_of(tick, asset, assets))
+            latents = _run(net, xyz.to(device), views, model.reconstruct_as, how)
             made.append(to_splats(net.renderer(latents, xyz.to(device)).float().cpu(), views.unit))
     return made
 
@@ -250,16 +296,85 @@ def check_views(images: Tensor, masks: Tensor | None, cameras: Cameras) -> int:
     return assets
 
 
+def check_cameras(cameras: Cameras, assets: int) -> None:
+    """Warns of views that do not see the networks' cube.
+
+    Raises:
+        ValueError: no view of an asset does, or cameras at the centre of the world.
+    """
+    for asset in range(assets):
+        own = cameras.of_asset(asset)
+        corners = to_world(cube_points(8), network_cameras(own)[2])
+        uv, depth = camera_math.project(corners, own.c2w, own.K)
+        seen = ((depth > 0) & (uv >= 0).all(-1) & (uv <= 1).all(-1)).any(-1)
+        away = [name for name, there in zip(own.names, seen.tolist(), strict=True) if not there]
+        if len(away) == own.n_views:
+            raise ValueError(
+                f"The cameras of asset {asset + 1} look away: none of its {own.n_views} views sees the middle of the world, where the "
+                "object is. Check that the cameras belong to these views and that their axes are OpenGL's (looking along -Z)."
+            )
+        if away:
+            _log.warning("GeoLRM, asset %d: %d of %d cameras look away: %s.", asset + 1, len(away), own.n_views, ", ".join(away))
+
+
 def _views_of(model: GeoLRM, images: Tensor, masks: Tensor | None, cameras: Cameras, asset: int, device: torch.device | str) -> _Views:
     own = cameras.of_asset(asset)
     rows = slice(asset * own.n_views, (asset + 1) * own.n_views)
     pictures = images[rows].float().clamp(0, 1)
+    background = torch.tensor(model.background)[:, None, None]
     if masks is not None:
-        pictures = pictures * masks[rows] + torch.tensor(model.background)[:, None, None] * (1 - masks[rows])
-    if pictures.shape[-2:] != (model.view_size, model.view_size):
+        pictures = pictures * masks[rows] + background * (1 - masks[rows])
+    pictures, own = _squared(pictures, own, background)
+    if pictures.shape[-1] != model.view_size:
         pictures = F.interpolate(pictures, (model.view_size, model.view_size), mode="bicubic", antialias=True).clamp(0, 1)
     c2w, K, unit = network_cameras(own)
     return _Views(pictures.to(device), c2w.to(device), K.to(device), unit)
+
+
+def _squared(pictures: Tensor, cameras: Cameras, background: Tensor) -> tuple[Tensor, Cameras]:
+    """Views on a square canvas, with the cameras that see it. The networks know one focal length for both axes."""
+    height, width = pictures.shape[-2:]
+    if height == width:
+        return pictures, cameras
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    canvas = background.expand(3, side, side).repeat(len(pictures), 1, 1, 1)
+    canvas[:, :, top : top + height, left : left + width] = pictures
+    fx, fy, cx, cy = cameras.K.unbind(-1)
+    K = torch.stack([fx * width / side, fy * height / side, (cx * width + left) / side, (cy * height + top) / side], dim=-1)
+    return canvas, replace(cameras, K=K)
+
+
+def _run(net: ProposalNetwork | ReconstructionNetwork, xyz: Tensor, views: _Views, run_as: NetworkForm, how: _How) -> Tensor:
+    """Views and points to latents (N, dim). Ticks follow each few views of the encoder and each view in each layer."""
+    count, rounds = len(views.images), 1 + len(net.transformer.layers)
+    last = (0, rounds * count)
+
+    def tick(step: int, total: int, preview: Tensor | None = None) -> None:
+        nonlocal last
+        last = (step, total)
+        how.tick(*last)
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if q.shape[-2] <= QUERIES_AT_ONCE:
+            return how.attention(q, k, v)
+        parts = []
+        for part in q.split(QUERIES_AT_ONCE, dim=-2):
+            how.tick(*last)
+            parts.append(how.attention(part, k, v))
+        return torch.cat(parts, dim=-2)
+
+    found = []
+    tick(*last)
+    for start in range(0, count, VIEWS_AT_ONCE):
+        rows = slice(start, start + VIEWS_AT_ONCE)
+        found.append(net.encoder(views.images[rows], views.c2w[rows], views.K[rows], how.dtype, how.attention))
+        tick(min(start + VIEWS_AT_ONCE, count), rounds * count)
+    return net.latents(
+        xyz, [torch.cat(level) for level in zip(*found, strict=True)], views.c2w, views.K, form=run_as.form, scale=run_as.scale,
+        dtype=how.dtype, attention=attention, chunk=net.transformer.chunk_for(how.free_memory),
+        tick=lambda step, total, preview=None: tick(count + step, rounds * count),
+    )  # fmt: skip
 
 
 def memory_required(config: GeoLRMConfig, view_size: int, n_views: int, tokens: int, dtype: torch.dtype = torch.float32) -> int:
@@ -267,7 +382,8 @@ def memory_required(config: GeoLRMConfig, view_size: int, n_views: int, tokens: 
     size = torch.finfo(dtype).bits // 8
     patches = (view_size // 14) ** 2
     features = n_views * config.feature_dim * 4 * ((view_size // 4) ** 2 + (view_size // 7) ** 2)
-    vit = n_views * patches * config.vit[0] * (3 * 4 + 5 * size)
+    vit = min(n_views, VIEWS_AT_ONCE) * patches * config.vit[0] * (3 * 4 + 5 * size)
     values = config.dim * size * ((view_size // 4) ** 2 + (view_size // 7) ** 2)
     stream = tokens * config.dim * (4 * 4 + 8 * size)
-    return int(1.1 * (max(vit, values + stream) + features + n_views * 12 * view_size**2 * 4))
+    images = n_views * 3 * view_size**2 * 4 + min(n_views, VIEWS_AT_ONCE) * 12 * view_size**2 * 4
+    return int(1.1 * (max(vit, values + stream) + features + images))

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.progress import Tick, no_tick
+from ..data.progress import Tick, no_tick, part_of
 from ..ops.deformable_attention import bytes_per_point, sample_levels
 from ..ops.rotary import rotate
 from .attention import Attention, Linear, merge_heads, split_heads, torch_attention
@@ -111,8 +111,8 @@ class CrossAttention(nn.Module):
         self.output_proj = Linear(dim, dim)
         self.cross_view_weight = Linear(dim, 1)
 
-    def forward(self, x: Tensor, geometry: Geometry, dtype: torch.dtype, chunk: int) -> Tensor:
-        """x (N, dim) float32 -> what the pictures add, (N, dim) float32. `chunk` points are worked on at once.
+    def forward(self, x: Tensor, geometry: Geometry, dtype: torch.dtype, chunk: int, tick: Tick = no_tick) -> Tensor:
+        """x (N, dim) float32 -> what the pictures add, (N, dim) float32. `chunk` points are worked on at once; a tick follows each picture.
 
         The softmax over pictures is carried along as a running maximum, so no more than one picture's result is held.
         """
@@ -133,6 +133,7 @@ class CrossAttention(nn.Module):
                 high = torch.maximum(best[i], score)
                 before, now = (best[i] - high).exp(), (score - high).exp()
                 best[i], mass[i], mixed[i] = high, mass[i] * before + now, mixed[i] * before + now * found
+            tick(view + 1, len(geometry.uv))
         parts = [self.output_proj((m / total).to(dtype)).float() for m, total in zip(mixed, mass, strict=True)]
         return torch.cat(parts)
 
@@ -160,11 +161,13 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(dim)
         self.self_attention_norm, self.cross_attention_norm, self.ffn_norm = (RMSNorm(dim) for _ in range(3))
 
-    def forward(self, x: Tensor, geometry: Geometry, form: Form, dtype: torch.dtype, attention: Attention, chunk: int) -> Tensor:
+    def forward(
+        self, x: Tensor, geometry: Geometry, form: Form, dtype: torch.dtype, attention: Attention, chunk: int, tick: Tick = no_tick
+    ) -> Tensor:
         """(N, dim) float32 -> the same."""
         x = x + self.self_attention(self.self_attention_norm(x).to(dtype), geometry.indices, form, attention).float()
         x = self.cross_attention_norm(x)
-        x = x + self.cross_attention(x, geometry, dtype, chunk)
+        x = x + self.cross_attention(x, geometry, dtype, chunk, tick)
         return x + self.feed_forward(self.ffn_norm(x).to(dtype)).float()
 
 
@@ -194,11 +197,10 @@ class GeoTransformer(nn.Module):
         chunk: int = 4096,
         tick: Tick = no_tick,
     ) -> Tensor:
-        """(N, dim) float32 features of the points of `geometry`; `tick` is called after each layer."""
+        """(N, dim) float32 features of the points of `geometry`; `tick` is called after each picture in each layer."""
         x = torch.cat([geometry.xyz.float(), self.query_token[0].expand(len(geometry.xyz), -1)], dim=-1)
         for index, block in enumerate(self.layers):
-            x = block(x, geometry, form, dtype, attention, chunk)
-            tick(index + 1, len(self.layers))
+            x = block(x, geometry, form, dtype, attention, chunk, part_of(tick, index, len(self.layers)))
         return self.norm(x)
 
     def chunk_for(self, free_bytes: int) -> int:
