@@ -1,0 +1,339 @@
+"""What the three distillations share: the reference view and random views by turns, a prior's gradient on the latter, steps that go wrong."""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .data.cameras import Cameras
+from .data.progress import Tick, no_tick
+from .distil_settings import LoopSettings
+from .distil_views import PLAIN, ReferenceView, Shading, depth_normals, random_cameras, random_shading
+from .fit_targets import MOST_BAD_STEPS, FitBroken
+from .ops import distil_losses
+from .priors import Prior, required_cameras
+
+log = logging.getLogger(__name__)
+
+WHITE = (1.0, 1.0, 1.0)
+PREVIEW_EVERY = 10  # steps
+PREVIEW_SIDE = 192  # pixels at most
+PREVIEW_TURN = 12.0  # degrees from one preview to the next
+LEAST_SIZE = 32  # pixels; below it nothing is gained by halving
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """V views as a loop sees them.
+
+    Attributes:
+        images: (V, 3, H, W) over the background.  alphas: (V, 1, H, W).
+        depths: (V, 1, H, W) z-depth, weighted by opacity (0 on the background), or None.
+        normals: (V, 3, H, W) world, weighted by opacity, or None.
+        penalty: what this representation adds to the loss of these views, or None.
+    """
+
+    images: Tensor
+    alphas: Tensor
+    depths: Tensor | None = None
+    normals: Tensor | None = None
+    penalty: Tensor | None = None
+
+
+class Distillation(ABC):
+    """A distillation that goes on step by step; whatever interrupts it, the state after the last good step stays.
+
+    Args:
+        reference: the picture, where there is one, and where it was taken from.
+        prior: judges random views; None leaves them out, and only the reference counts.
+        settings: of this loop.
+        seed: the same seed gives the same result, bit for bit on the CPU.
+
+    Attributes:
+        losses: one mapping a step, every term before its weight, and "total".
+        skipped: steps that changed nothing because their numbers were not finite.
+        halved: whether memory ran out once, so that views are half as large.
+    """
+
+    stage: str
+
+    def __init__(
+        self, reference: ReferenceView, prior: Prior | None, settings: LoopSettings, seed: int, device: torch.device | str
+    ) -> None:
+        if reference.image is None and prior is None:
+            raise ValueError(f"{self.stage}: there is neither a reference picture nor a prior, so there is nothing to learn from.")
+        if prior is None:
+            log.warning("%s: without a prior nothing says how the object looks from elsewhere.", self.stage)
+        self.reference, self.prior, self.settings = reference, prior, settings
+        self.device = torch.device(device)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.losses: list[dict[str, float]] = []
+        self.skipped = self._bad_in_a_row = 0
+        self.halved = False
+        self.guess: Tensor | None = None
+        self._scaled: dict[int, ReferenceView] = {}
+
+    # ---- what a representation says ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def draw(self, cameras: Cameras, size: int, shading: Sequence[Shading], background: Tensor, learning: bool) -> Drawn:
+        """Renders views (V, ., size, size), differentiable where `learning`. background: (3,)."""
+
+    @abstractmethod
+    def parameters(self) -> dict[str, Tensor]:
+        """The leaves by name."""
+
+    @abstractmethod
+    def optimiser(self) -> torch.optim.Optimizer:
+        """What moves them."""
+
+    def before(self, progress: float) -> None:  # noqa: B027  (not every representation has something to prepare)
+        """Called at the start of a step."""
+
+    def whole_penalty(self) -> Tensor | None:
+        """What is added to the loss once a step, whatever views are drawn; None for nothing."""
+        return None
+
+    def moved(self, number: int) -> None:  # noqa: B027
+        """Called after a step that moved the parameters."""
+
+    # ---- the loop ----------------------------------------------------------------------------------------------------
+
+    @property
+    def steps_done(self) -> int:
+        """Steps made so far, the skipped ones included."""
+        return len(self.losses)
+
+    def run(self, steps: int, tick: Tick = no_tick) -> None:
+        """That many more steps. A tick that raises ends the loop between two steps.
+
+        Raises:
+            FitBroken: too many steps in a row were not finite. MemoryError: views of half the size did not fit either.
+        """
+        for done in range(1, steps + 1):
+            self.step()
+            shown = tick is not no_tick and (done % PREVIEW_EVERY == 0 or done == steps)
+            tick(done, steps, self.picture() if shown else None)
+
+    def step(self) -> dict[str, float]:
+        """Looks at some views and moves the parameters. Returns this step's losses, which `losses` keeps as well."""
+        kept = self.generator.get_state()
+        try:
+            return self._step()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            problem = str(error).splitlines()[0]
+        self._clear()
+        self._halve(problem)
+        self.generator.set_state(kept)
+        return self.step()
+
+    def _step(self) -> dict[str, float]:
+        number, settings = self.steps_done + 1, self.settings
+        progress = (number - 1) / settings.steps
+        self._clear()
+        self.before(progress)
+        totals: dict[str, float] = {"total": 0.0}
+        fine = True
+        sees = self.reference.image is not None and (
+            number <= settings.reference_first or number % settings.reference_every == 0 or self.prior is None
+        )
+        if sees and self.reference.weight > 0:
+            self._look_at_reference(progress, totals)
+        if self.prior is not None and (not sees or (settings.together and number > settings.reference_first)):
+            fine = self._look_around(progress, totals)
+        own = self.whole_penalty()
+        if own is not None:
+            own.backward()
+            totals["total"] += float(own.detach())
+        self.losses.append(totals)
+        gradients = [leaf.grad for leaf in self.parameters().values() if leaf.grad is not None]
+        if fine and math.isfinite(totals["total"]) and all(bool(torch.isfinite(g).all()) for g in gradients):
+            self._bad_in_a_row = 0
+            self._set_rates(progress)
+            self.optimiser().step()
+            self.moved(number)
+        else:
+            self._skip()
+        self._clear()
+        return totals
+
+    @torch.no_grad()
+    def picture(self) -> Tensor:
+        """(H, 2W, 3) the asset from a camera that goes around with the steps, beside what the prior guessed last (where it says)."""
+        side = min(self.settings.size, PREVIEW_SIDE)
+        turn = PREVIEW_TURN * self.steps_done / PREVIEW_EVERY
+        reference = replace(self.reference, image=None, mask=None, depth=None)
+        around = random_cameras(1, replace(self.settings.cameras, azimuth=(turn, turn), elevation=(15.0, 15.0), dome=0.0), reference,
+                                torch.Generator().manual_seed(0))  # fmt: skip
+        image = self.draw(around, side, [PLAIN], torch.ones(3, device=self.device), False).images[0]
+        guess = torch.ones_like(image) if self.guess is None else self.guess.to(image)
+        if guess.shape != image.shape:
+            guess = F.interpolate(guess[None], size=(side, side), mode="bilinear", align_corners=False)[0]
+        return torch.cat([image, guess], dim=2).movedim(0, -1).clamp(0, 1).cpu()
+
+    # ---- views -------------------------------------------------------------------------------------------------------
+
+    def _look_at_reference(self, progress: float, totals: dict[str, float]) -> None:
+        side = max(round(self.settings.size_at(progress) * self.settings.reference_scale), LEAST_SIZE // 2)
+        truth = self._reference_at(side)
+        assert truth.image is not None
+        drawn = self.draw(truth.camera, side, [PLAIN], torch.ones(3, device=self.device), True)
+        weights, terms = self.settings.weights, {}
+        mask = torch.ones_like(drawn.alphas) if truth.mask is None else truth.mask
+        target = truth.image * mask + (1 - mask)
+        terms["reference"] = weights.rgb, (mask * (drawn.images - target)).square().mean()
+        if truth.mask is not None and weights.mask:
+            alphas = drawn.alphas.clamp(0, 1)
+            if weights.mask_loss == "bce":
+                error = F.binary_cross_entropy(alphas.clamp(1e-3, 1 - 1e-3), mask)
+            else:
+                error = F.mse_loss(alphas, mask)
+            terms["mask"] = weights.mask, error
+        if truth.depth is not None and weights.depth and drawn.depths is not None:
+            seen = drawn.depths / drawn.alphas.clamp(min=1e-3)
+            terms["depth"] = weights.depth, distil_losses.depth_correlation(seen, truth.depth, mask)
+        self._add(terms, drawn, truth.camera, progress, totals, self.reference.weight)
+
+    def _look_around(self, progress: float, totals: dict[str, float]) -> bool:
+        """False where the prior's answer is of no use."""
+        settings, prior = self.settings, self.prior
+        assert prior is not None
+        wanted = required_cameras(prior)
+        cameras = random_cameras(settings.views, settings.cameras, self.reference, self.generator) if wanted is None else wanted
+        one_by_one = [cameras.select([view]) for view in range(cameras.n_views)]
+        shading = [random_shading(progress, settings.shading, one, self.generator) for one in one_by_one]
+        shade = torch.rand(3, generator=self.generator).to(self.device)
+        background = shade if settings.random_background else torch.ones(3, device=self.device)
+        drawn = self.draw(cameras, settings.size_at(progress), shading, background, True)
+        told = prior.guide(drawn.images.detach().clamp(0, 1), cameras, progress, self.generator)
+        if told.guess is not None:
+            self.guess = told.guess[0]
+        totals["prior"] = told.loss
+        if not told.finite:
+            return False
+        pull = (told.gradient.to(drawn.images) * drawn.images).sum()
+        self._add({}, drawn, cameras, progress, totals, 1.0, pull * settings.weights.prior)
+        return True
+
+    def _add(
+        self, terms: Mapping[str, tuple[float, Tensor]], drawn: Drawn, cameras: Cameras, progress: float, totals: dict[str, float],
+        weight: float, pull: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """Backward of weighted terms, of the smoothness of normals, and of a prior's pull, which is no loss and not counted as one."""
+        weights, terms = self.settings.weights, dict(terms)
+        if drawn.normals is not None and weights.normal_blur:
+            terms["normal blur"] = weights.normal_blur, distil_losses.normal_blur((drawn.normals + 1) / 2)
+        if drawn.normals is not None and weights.normal_tv:
+            terms["normal variation"] = weights.normal_tv, distil_losses.normal_variation((drawn.normals + 1) / 2)
+        if weights.opacity:
+            terms["opacity"] = weights.opacity, drawn.alphas.mean()
+        total = sum((scale * value for scale, value in terms.values()), drawn.images.sum() * 0) * weight
+        if drawn.penalty is not None:
+            total = total + drawn.penalty
+        (total if pull is None else total + pull).backward()
+        for name, (_, value) in terms.items():
+            totals[name] = totals.get(name, 0.0) + float(value.detach())
+        totals["total"] += float(total.detach())
+
+    def view_normals(self, drawn: Drawn, cameras: Cameras) -> Tensor:
+        """World normals (V, 3, H, W) of rendered depths, weighted by opacity."""
+        assert drawn.depths is not None
+        depths = drawn.depths / drawn.alphas.clamp(min=1e-3)
+        return depth_normals(depths, cameras) * drawn.alphas
+
+    def _reference_at(self, side: int) -> ReferenceView:
+        if side not in self._scaled:
+            self._scaled[side] = self.reference.at_size(side).to(self.device)
+        return self._scaled[side]
+
+    # ---- what goes wrong ---------------------------------------------------------------------------------------------
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self._bad_in_a_row += 1
+        if self.skipped == 1:
+            log.warning("%s: a step's losses or gradients were not finite; it is skipped, and so are others like it.", self.stage)
+        if self._bad_in_a_row >= MOST_BAD_STEPS:
+            raise FitBroken(
+                f"{self.stage}: {self._bad_in_a_row} steps in a row gave numbers that are not finite, so the loop stopped at step "
+                f"{self.steps_done}. Often the prior's model or VAE runs in half precision: load it in fp32, or lower its guidance."
+            )
+
+    def _halve(self, problem: str) -> None:
+        settings = self.settings
+        if self.halved or settings.size // 2 < LEAST_SIZE:
+            raise MemoryError(
+                f"{self.stage}: memory ran out with views of {settings.size} pixels ({problem}). Choose a smaller size or a smaller grid, "
+                "or free memory held by other models."
+            )
+        self.halved = True
+        first = settings.first_size // 2 if settings.first_size >= 2 * LEAST_SIZE else settings.first_size
+        self.settings = replace(settings, size=settings.size // 2, first_size=first)
+        log.warning("%s: memory ran out with views of %d pixels; it goes on with %d.", self.stage, settings.size, self.settings.size)
+        self._scaled.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _clear(self) -> None:
+        self.optimiser().zero_grad(set_to_none=True)
+
+    def _set_rates(self, progress: float) -> None:
+        last = getattr(self.settings, "last_rate", 1.0)
+        for group in self.optimiser().param_groups:
+            group["lr"] = group["first"] * last ** min(progress, 1.0)
+
+    # ---- state -------------------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that another run needs to go on exactly where this one is: tensors, and what goes into JSON."""
+        tensors = {f"parameter.{name}": leaf.detach() for name, leaf in self.parameters().items()}
+        for name, leaf in self.parameters().items():
+            for key, value in self.optimiser().state.get(leaf, {}).items():
+                tensors[f"adam.{name}.{key}"] = torch.as_tensor(value).detach()
+        tensors["generator"] = self.generator.get_state()
+        about = {"stage": self.stage, "losses": self.losses, "skipped": self.skipped, "halved": self.halved, "size": self.settings.size}
+        return {name: tensor.cpu().clone() for name, tensor in tensors.items()}, about
+
+    def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave.
+
+        Raises:
+            ValueError: the state of another stage, or of another network or grid.
+        """
+        if about.get("stage") != self.stage:
+            raise ValueError(f"{self.stage}: this run state is of {about.get('stage')!r}; load one that {self.stage} saved.")
+        for name, leaf in self.parameters().items():
+            kept = tensors.get(f"parameter.{name}")
+            if kept is None or kept.shape != leaf.shape:
+                raise ValueError(
+                    f"{self.stage}: the run state does not fit these settings ({name} has shape {None if kept is None else tuple(kept.shape)}"
+                    f", expected {tuple(leaf.shape)}). Go on with the preset and the sizes it was begun with."
+                )
+        for name, leaf in self.parameters().items():
+            with torch.no_grad():
+                leaf.copy_(tensors[f"parameter.{name}"].to(leaf))
+            start = f"adam.{name}."
+            moments = {key.removeprefix(start): value.clone() for key, value in tensors.items() if key.startswith(start)}
+            if moments:
+                on_device = {key: value if key == "step" else value.to(leaf) for key, value in moments.items()}
+                self.optimiser().state[leaf] = on_device
+        self.generator.set_state(tensors["generator"].to(torch.uint8).cpu())
+        self.losses = [dict(step) for step in about["losses"]]
+        self.skipped, self.halved = int(about["skipped"]), bool(about["halved"])
+        if self.halved:
+            self.settings = replace(self.settings, size=int(about["size"]))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error).lower()
