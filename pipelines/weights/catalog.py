@@ -16,7 +16,7 @@ class CatalogEntry:
     Attributes:
         name: key of the row.
         title: for people.
-        stage: "lrm", "views" (a folder) or "views_unet".
+        stage: "lrm", "geolrm", "views" (a folder) or "views_unet".
         folder: ComfyUI model folder it belongs in.
         path: file or folder inside that.
         repository, revision: where it is published on the Hugging Face hub.
