@@ -100,16 +100,20 @@ class CoreRenoise:
         return torch.cat(parts)
 
     def _at_once(self, shape: torch.Size) -> int:
-        """How many views are denoised together: all, unless they are single pictures and memory is short. Core never splits a batch."""
-        views = shape[0]
-        if self.is_video or _differs_by_view(self.positive) or _differs_by_view(self.negative):
-            return views
-        device = self.model.load_device
-        room = ROOM * mm.get_total_memory(device) - self.model.model_size()
-        room = max(room, mm.get_free_memory(device))
-        while views > 1 and self.model.memory_required([views, *shape[1:]]) > room:
-            views = math.ceil(views / 2)
-        return views
+        if self.is_video or differs_by_view(self.positive) or differs_by_view(self.negative):
+            return shape[0]
+        return views_at_once(self.model, shape)
+
+
+def views_at_once(model: Any, shape: torch.Size) -> int:
+    """How many of a batch of single pictures are denoised together: all, unless memory is short. Core never splits a batch."""
+    device = model.load_device
+    room = ROOM * mm.get_total_memory(device) - model.model_size()
+    room = max(room, mm.get_free_memory(device))
+    views = shape[0]
+    while views > 1 and model.memory_required([views, *shape[1:]]) > room:
+        views = math.ceil(views / 2)
+    return views
 
 
 def sigmas_from(sampling: Any, level: float, steps: int) -> Tensor:
@@ -126,16 +130,18 @@ def sigmas_from(sampling: Any, level: float, steps: int) -> Tensor:
         raise ValueError(f"The noise level must lie above 0 and be at most 1 (pure noise), not {level}.")
     if steps < 1:
         raise ValueError(f"Denoising takes at least 1 step, not {steps}.")
-    times = [level * (1 - i / steps) for i in range(steps)]
-    if hasattr(sampling, "num_timesteps"):
-        last = len(sampling.sigmas) - 1
-        found = [float(sampling.sigmas[round(time * last)]) for time in times]
-    elif float(sampling.sigma_max) <= 1:
-        found = [min(float(sampling.percent_to_sigma(1 - time)), float(sampling.sigma_max)) for time in times]
-    else:
-        least, most = float(sampling.sigma_min), float(sampling.sigma_max)
-        found = [most if time == 1 else min(max(time / (1 - time), least), most) for time in times]
+    found = [sigma_at(sampling, level * (1 - i / steps)) for i in range(steps)]
     return torch.tensor([*dict.fromkeys(found), 0.0])
+
+
+def sigma_at(sampling: Any, time: float) -> float:
+    """The sigma of a model's schedule at a time in (0, 1], 1 = pure noise; see `sigmas_from`."""
+    if hasattr(sampling, "num_timesteps"):
+        return float(sampling.sigmas[round(time * (len(sampling.sigmas) - 1))])
+    if float(sampling.sigma_max) <= 1:
+        return min(float(sampling.percent_to_sigma(1 - time)), float(sampling.sigma_max))
+    least, most = float(sampling.sigma_min), float(sampling.sigma_max)
+    return most if time == 1 else min(max(time / (1 - time), least), most)
 
 
 def check_frames(conditioning: Any, views: int, name: str) -> None:
@@ -155,7 +161,7 @@ def check_frames(conditioning: Any, views: int, name: str) -> None:
                 )
 
 
-def _differs_by_view(conditioning: Any) -> bool:
+def differs_by_view(conditioning: Any) -> bool:
     """Whether parts of a batch cannot be denoised apart: something in the conditioning belongs to the view of its index."""
     return any(
         "control" in options or any(isinstance(v, Tensor) and v.ndim > 1 and len(v) > 1 for v in (tokens, *options.values()))

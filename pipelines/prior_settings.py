@@ -44,7 +44,7 @@ class SdsSettings:
             raise ValueError(f"Weight and guidance of a prior are numbers of at least 0, not {self.weight} and {self.guidance}.")
         for first, last in (self.times, self.final_times):
             if not 0 < first <= last < 1:
-                raise ValueError(f"Noise levels are drawn between two numbers above 0 and below 1, the lower first, not {first} and {last}.")
+                raise ValueError(f"Noise levels lie between two numbers above 0 and below 1, the lower first, not {first} and {last}.")
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"There is no weighting {self.weighting!r} of noise levels; choose one of {', '.join(WEIGHTINGS)}.")
 

@@ -20,6 +20,7 @@ from .data.cameras import Cameras
 from .prior_settings import WEIGHTINGS, SdsSettings
 
 STAGES = ("coarse", "fine")
+SQUEEZE = 0.05  # by how much a render may be out of proportion
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class ScoreDistillation:
         settings = self.settings
         with torch.inference_mode(False), torch.enable_grad():
             pixels = images.detach().clone().float().requires_grad_()
-            latents = self.model.encode(resized(pixels, self.model.size))
+            latents = self.model.encode(resized(pixels, self._fitting(images)))
             with torch.no_grad():
                 clean = latents.detach()
                 times = settings.draw_times(1 if self.model.one_time else len(clean), progress, generator).expand(len(clean))
@@ -238,6 +239,15 @@ class ScoreDistillation:
                 guess = self.model.picture(denoised)
             (gradient,) = torch.autograd.grad(latents, pixels, towards)
         return Guidance(gradient.detach().to(images.dtype), loss, None if guess is None else guess.detach().clamp(0, 1).float().cpu())
+
+    def _fitting(self, images: Tensor) -> tuple[int, int]:
+        (height, width), (wanted_height, wanted_width) = images.shape[-2:], self.model.size
+        if abs(height * wanted_width / (width * wanted_height) - 1) > SQUEEZE:
+            raise ValueError(
+                f"Renders of {width}x{height} pixels do not fit this prior, which works on {wanted_width}x{wanted_height}: they would be "
+                "squeezed. Render views of the same proportions; square ones fit every prior here."
+            )
+        return self.model.size
 
     def _by_view(self, cameras: Cameras) -> Tensor:
         """(V,) or (1,): how much each view counts. By angle, views near the reference, which is known already, count little."""
