@@ -46,6 +46,23 @@ def orbit(azimuths: Tensor, elevations: Tensor, radius: float | Tensor) -> Tenso
     return look_at(direction * radius.reshape(-1, 1))
 
 
+def relative_pose(c2w: Tensor, *, elevation: float = 0.0, radius: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Cameras that look at the origin, relative to a reference camera at azimuth 0, as Zero-1-to-3 is told them.
+
+    Args:
+        c2w: (V, 4, 4).
+        elevation, radius: the reference's, degrees and world units.
+
+    Returns:
+        Polar angle (from +Y) minus the reference's, azimuth in (-pi, pi], counter-clockwise seen from above, and distance from the
+        origin minus the reference's: (V,) each, float64, radians and world units.
+    """
+    eye = c2w[..., :3, 3].double()
+    distance = eye.norm(dim=-1)
+    height = torch.asin((eye[..., 1] / distance).clamp(-1, 1))
+    return math.radians(elevation) - height, torch.atan2(eye[..., 0], eye[..., 2]), distance - radius
+
+
 def focal_from_fov(fov_degrees: float) -> float:
     """Normalised focal length of a field of view: 0.5 / tan(fov / 2)."""
     return 0.5 / math.tan(math.radians(fov_degrees) / 2)
