@@ -70,6 +70,18 @@ def memory_left() -> int:
     return int(mm.get_free_memory(device()))
 
 
+def make_room(need: int, what: str, remedy: str) -> None:
+    """Asks ComfyUI for the memory that `what` will take, before it starts.
+
+    Raises:
+        ValueError: there is not so much; the message ends with the remedy.
+    """
+    free_memory(need)
+    free = memory_left()
+    if need > free:
+        raise ValueError(f"{what} takes about {need / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free. {remedy}")
+
+
 # ---- networks --------------------------------------------------------------------------------------------------------
 
 
@@ -303,6 +315,19 @@ def precision(choice: str) -> torch.dtype:
     """The dtype of a loader's precision widget; auto asks ComfyUI."""
     named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     return named[choice] if choice in named else compute_dtype(torch.bfloat16, torch.float16)
+
+
+def remembered(name: str) -> Path:
+    """A file in which the pack keeps what it found out, in ComfyUI's user folder, or in its temp folder where that cannot be written."""
+    for folder in (folder_paths.get_user_directory(), folder_paths.get_temp_directory()):
+        path = Path(folder) / "lathe"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(path, os.W_OK):
+            return path / name
+    return Path(folder_paths.get_temp_directory()) / name
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

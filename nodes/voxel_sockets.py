@@ -43,8 +43,8 @@ def voxels_in(voxel: Any) -> tuple[Tensor, tuple[float, ...]]:
         data = data[None]
     if data.ndim != 4 or len(set(data.shape[1:])) != 1 or data.shape[1] < 2:
         raise ValueError(
-            f"This VOXEL has the shape {tuple(data.shape)}; one with a probability for each cell of a cube, (assets, R, R, R), is expected. "
-            "Lists of coordinates, as sparse models make them, are not read."
+            f"This VOXEL has the shape {tuple(data.shape)}; one with a probability for each cell of a cube, (assets, R, R, R), is "
+            f"expected. Lists of coordinates, as sparse models make them, are not read."
         )
     data = data.to("cpu", torch.float32)
     if not bool(torch.isfinite(data).all()):

@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SIZE = 256
-SIDES = 3
 DARKEST = 0.25
 
 
 def occupancy_picture(occupancy: Tensor, threshold: float, size: int = SIZE) -> Tensor:
-    """Occupied cells (Z, Y, X) seen from the front, from the object's left and from above, nearer ones brighter, (3, size, 3 * size) on white.
+    """Occupied cells (Z, Y, X) from the front, from the object's left and from above, nearer ones brighter: (3, size, 3 * size) on white.
 
     From the front +X is to the right and +Y up; from the left +Z is to the left; from above +Z is down.
     """
