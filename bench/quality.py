@@ -5,8 +5,9 @@
     python bench/quality.py --stage views                one picture in, six views out (--views DIR for the retrieval baseline)
     python bench/quality.py --stage splat_fit            sixteen true views in, splats and a mesh out
     python bench/quality.py --stage inconsistent_views   views that disagree: image-level loss against pixel loss, and re-noising
+    python bench/quality.py --stage geolrm               4 to 20 true views in, splats out
 
-Runs on the 8 bench objects, which the repository holds. The last line is JSON. The last two stages make claims: where one does not
+Runs on the 8 bench objects, which the repository holds. The last line is JSON. The last three stages make claims: where one does not
 hold, the exit status is 1.
 """
 
@@ -28,6 +29,7 @@ STAGES = {
     "views": "views",
     "splat_fit": "splat_fit",
     "inconsistent_views": "inconsistent_views",
+    "geolrm": "geolrm",
 }
 
 
@@ -36,6 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=tuple(STAGES), required=True)
     parser.add_argument("--lrm", type=Path, help="a reconstruction model (.safetensors, .ckpt) instead of the bundled one")
+    parser.add_argument("--geolrm", type=Path, help="a GeoLRM (.safetensors, .ckpt) instead of the bundled one")
     parser.add_argument("--view-model", type=Path, help="a view model (.safetensors, or the published folder) instead of the bundled one")
     parser.add_argument("--white-unet", type=Path, help="InstantMesh's white-background U-Net for a published folder")
     parser.add_argument("--lpips", type=Path, nargs="+", help="files of LPIPS' weights (VGG16): adds a column to every stage")

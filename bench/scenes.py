@@ -143,6 +143,18 @@ def load_views(arguments: argparse.Namespace, key: str, cameras: list[Cameras], 
     return list(_rendered(arguments, key, cameras, [size] * len(cameras))[2:])
 
 
+def load_depths(arguments: argparse.Namespace, key: str, cameras: Cameras, size: int) -> Tensor:
+    """z-depths (V, 1, S, S) of one object, 0 on the background."""
+    if arguments.meshes is not None:
+        from ..pipelines.rendering import render_mesh
+
+        return render_mesh(fit_to_cube(_load_mesh(Path(key))), cameras, size, size).depths
+    from ..training.objects import load_object
+    from ..training.render_dataset import render_object
+
+    return torch.from_numpy(render_object(load_object(arguments.objects, key), cameras, size).depth)[:, None]
+
+
 def _rendered(arguments: argparse.Namespace, key: str, cameras: list[Cameras], sizes: list[int]) -> tuple[Any, ...]:
     """The object's name, points of its surface, and its views from each set of cameras."""
     if arguments.meshes is not None:

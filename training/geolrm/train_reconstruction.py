@@ -31,7 +31,7 @@ from lathe.training.geolrm.train_proposal import logits_of  # noqa: E402
 from lathe.training.rendered import RenderedObjects  # noqa: E402
 
 MOST_VIEWS, TARGETS = 7, 3
-MOST_TOKENS = 1536
+MOST_TOKENS = 2048
 THRESHOLD = 0.5
 TRUE_CELLS = 0.25
 """In this share of the steps the true cells are the tokens."""
