@@ -147,6 +147,12 @@ class LatheFitMesh(io.ComfyNode):
             regularisers=replace(settings.regularisers, smooth=smooth * settings.regularisers.smooth),
         )  # fmt: skip
         meshes, alpha = sockets.meshes_in(mesh), sockets.alpha_in(images) if masks is None else sockets.masks_in(masks)
+        height, width = mesh_fit.fitting_size(images.shape[1], images.shape[2], image_size)
+        host.make_room(
+            mesh_fit.estimate_memory(cameras.n_views, height, width, settings),
+            f"Fitting a mesh to {cameras.n_views} views of {width} x {height} pixels",
+            f"Set `image_size` to {max(height, width) // 2} or less, choose the preset fast, or lower `resolution`.",
+        )
         with host.differentiable():
             views, outlines = resized_views(sockets.images_in(images), alpha, image_size)
             perceptual = None

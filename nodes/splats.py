@@ -51,8 +51,8 @@ class LatheFitSplats(io.ComfyNode):
                 ),
                 sockets.asset_input(
                     "start", sockets.MESH, sockets.VOXEL, sockets.SPLAT, optional=True,
-                    tooltip="What to begin with instead of the preset's start: the surface of a mesh, the occupied cells of a voxel grid, "
-                    "or splats to go on from.",
+                    tooltip="What to begin with instead of the preset's start: the surface of a mesh (its points, where it has no "
+                    "faces), the occupied cells of a voxel grid, or splats to go on from.",
                 ),
                 widget(
                     io.Combo, "preset", options=PRESETS, default="fast",
@@ -122,7 +122,12 @@ class LatheFitSplats(io.ComfyNode):
         alpha = sockets.alpha_in(images) if masks is None else sockets.masks_in(masks)
         with host.differentiable():
             starts = None if start is None else starts_in(start, assets, settings, seed, voxel_threshold)
-            make_room(images, cameras.n_views, resolution, settings, 0 if starts is None else max(map(len, starts)))
+            height, width = splat_fit.fitting_size(images.shape[1], images.shape[2], resolution)
+            host.make_room(
+                splat_fit.estimate_memory(cameras.n_views, height, width, settings, 0 if starts is None else max(map(len, starts))),
+                f"Fitting {cameras.n_views} views of {width} x {height} pixels",
+                f"Set `resolution` to {max(height, width) // 2} or less, or choose the preset fast.",
+            )
             views, outlines = splat_fit.resized_views(sockets.images_in(images), alpha, resolution)
             perceptual = None
             if settings.weights.perceptual:
@@ -165,25 +170,6 @@ def starts_in(start: Any, assets: int, settings: FitSettings, seed: int, voxel_t
     if len(starts) not in (1, assets):
         raise ValueError(f"The views show {assets} assets, but there are {len(starts)} to start from.")
     return starts * assets if len(starts) == 1 else starts
-
-
-def make_room(images: torch.Tensor, views: int, resolution: int, settings: FitSettings, gaussians: int) -> None:
-    """Asks ComfyUI for the memory that the fit of one asset will take.
-
-    Raises:
-        ValueError: there is not so much; the message says what would help.
-    """
-    from ..pipelines.splat_settings import estimate_memory, fitting_size
-
-    height, width = fitting_size(images.shape[1], images.shape[2], resolution)
-    need = estimate_memory(views, height, width, settings, gaussians)
-    host.free_memory(need)
-    free = host.memory_left()
-    if need > free:
-        raise ValueError(
-            f"Fitting {views} views of {width} x {height} pixels takes about {need / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free. "
-            f"Set `resolution` to {max(resolution or max(height, width), 2) // 2} or less, or choose the preset fast."
-        )
 
 
 NODES = [LatheFitSplats]

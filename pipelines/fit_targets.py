@@ -98,8 +98,31 @@ def check_views(images: Tensor, masks: Tensor | None, cameras: Cameras, stage: s
             )
 
 
+def memory_of_views(views: int, height: int, width: int, settings: Comparing) -> int:
+    """Bytes that the views of one asset, their renders and what compares them take at the peak of a step.
+
+    Rough, and meant to be too much rather than too little: pictures that autograd keeps are counted in floats a pixel, by hand.
+    """
+    pixels = height * width
+    at_once = min(settings.views_per_step or views, views, VIEWS_AT_ONCE)
+    drawn = at_once * pixels * (60 + (160 if settings.weights.ms_ssim else 0))
+    seen = 0
+    if settings.weights.perceptual:
+        small = losses.fitting_size(height, width, settings.perceptual_size)
+        maps = Perceptual.bytes_of_maps(max(small[0], LEAST_SIDE), max(small[1], LEAST_SIDE))
+        seen = 8 * at_once * maps + min(views * maps, MOST_REMEMBERED)
+    return 4 * (views * pixels * 4 + drawn) + seen
+
+
 def resized_views(images: Tensor, masks: Tensor | None, longest: int) -> tuple[Tensor, Tensor | None]:
-    """Views with a longest side of at most `longest` pixels, by averaging; 0 keeps them."""
+    """Views with a longest side of at most `longest` pixels, by averaging; 0 keeps them.
+
+    Raises:
+        ValueError: masks of another size than the views', which would be stretched over them.
+    """
+    if masks is not None and masks.shape[2:] != images.shape[2:]:
+        sizes = [f"{tensor.shape[3]} x {tensor.shape[2]}" for tensor in (masks, images)]
+        raise ValueError(f"The masks are {sizes[0]} pixels, the views {sizes[1]}: make the masks of these views, or resize them alike.")
     height, width = losses.fitting_size(images.shape[2], images.shape[3], longest)
     return losses.resize_area(images, height, width), None if masks is None else losses.resize_area(masks, height, width)
 
@@ -132,7 +155,7 @@ class Targets:
         height, width: pixels.
 
     Raises:
-        ValueError: as `check_views`.
+        ValueError: as `check_views`, and no masks where the mask loss is all there is.
     """
 
     def __init__(
@@ -140,6 +163,9 @@ class Targets:
         generator: torch.Generator, device: torch.device, stage: str,
     ) -> None:  # fmt: skip
         check_views(images, masks, cameras, stage)
+        weights = settings.weights
+        if masks is None and not (weights.perceptual or weights.ms_ssim or weights.l1 or weights.l2):
+            raise ValueError(f"{stage}: only the mask loss has a weight, and there are no masks: wire them, or weigh another loss.")
         if len(images) == 1:
             log.warning("%s: one view alone says nothing of depth; the asset will look right from there only.", stage)
         elif bool((images == images[:1]).all()):

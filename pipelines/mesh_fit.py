@@ -23,11 +23,13 @@ from .fit_targets import MOST_BAD_STEPS, VIEWS_AT_ONCE, FitBroken, Targets, asse
 from .flexi_band import FlexiBand
 from .mesh_fit_settings import (  # noqa: F401  (one door to the fit)
     MeshFitSettings,
+    estimate_memory,
     load_mesh_preset,
     mesh_preset_names,
 )
 from .ops import camera_math
 from .ops.flexicubes import FlexiSurface, sign_consistency
+from .ops.losses import fitting_size  # noqa: F401  (one door to the fit)
 from .ops.mesh_raster import Topology, antialias, interpolate, make_topology, rasterize_mesh
 from .perceptual import Perceptual, load_perceptual
 from .rendering import render_mesh
@@ -143,7 +145,7 @@ class MeshFit:
             self._restore()
             raise SurfaceLost(
                 f"Fit Mesh: the surface vanished at step {number}. Check that masks show the object in white and that "
-                " cameras and images belong together, or lower the weight of the masks."
+                "cameras and images belong together, or lower the weight of the masks."
             )
         vertices = surface.vertices.detach().requires_grad_(True)
         colors = self.band.colors_at(surface.vertices)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from .fit_targets import memory_of_views
 from .ops.losses import LossWeights
 
 PRESET_FOLDER = Path(__file__).parent / "data" / "mesh_fit_presets"
@@ -99,3 +100,12 @@ def load_mesh_preset(name: str) -> MeshFitSettings:
     data = json.loads((PRESET_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     parts = {"weights": LossWeights, "rates": SurfaceRates, "regularisers": Regularisers}
     return MeshFitSettings(**{key: parts[key](**value) if key in parts else value for key, value in data.items()})
+
+
+def estimate_memory(views: int, height: int, width: int, settings: MeshFitSettings) -> int:
+    """Bytes a fit of a mesh to this many views of one asset will take at its peak, the views themselves included.
+
+    Beside the views: floats at each corner of the grid, at each texel, and the four samples a pixel at which the texture is drawn.
+    """
+    corners, texels = (settings.resolution + 1) ** 3, settings.texture_size**2
+    return memory_of_views(views, height, width, settings) + 4 * (40 * corners + 20 * texels + 300 * height * width)

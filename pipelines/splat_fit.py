@@ -18,6 +18,7 @@ from .data.progress import Tick, no_tick, part_of
 from .data.splats import Splats
 from .fit_targets import (  # noqa: F401  (one door to the fit)
     MOST_BAD_STEPS,
+    SOLID,
     VIEWS_AT_ONCE,
     FitBroken,
     Targets,
@@ -26,6 +27,7 @@ from .fit_targets import (  # noqa: F401  (one door to the fit)
     resized_views,
 )
 from .ops.densify import Densify, EveryGaussianPruned
+from .ops.losses import fitting_size  # noqa: F401  (one door to the fit)
 from .ops.splat_raster import Rendered, render_gaussians, splat_cameras
 from .perceptual import Perceptual, load_perceptual
 from .splat_curve import loss_curve
@@ -253,7 +255,7 @@ def asset_fits(
 
 def default_start(images: Tensor, masks: Tensor | None, cameras: Cameras, settings: FitSettings, seed: int) -> Splats:
     """What the settings start from: the visual hull where they say so and there are masks of two views or more, else the centre."""
-    if settings.start == "hull" and masks is not None and len(images) > 1:
+    if settings.start == "hull" and masks is not None and int((masks.flatten(1).amax(1) > SOLID).sum()) > 1:
         return start_from_hull(on_background(images, masks, settings.background).float(), masks.float(), cameras, settings.points, seed)
     return start_at_centre(settings.points, seed)
 

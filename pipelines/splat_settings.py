@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from .fit_targets import MOST_REMEMBERED, VIEWS_AT_ONCE
+from .fit_targets import VIEWS_AT_ONCE, memory_of_views
 from .ops.densify import DensifyRules
-from .ops.losses import LossWeights, fitting_size
-from .perceptual import LEAST_SIDE, Perceptual
+from .ops.losses import LossWeights
 from .splat_parameters import LearningRates
 
 PRESET_FOLDER = Path(__file__).parent / "data" / "fit_presets"
@@ -87,21 +86,11 @@ def load_fit_preset(name: str) -> FitSettings:
 def estimate_memory(views: int, height: int, width: int, settings: FitSettings, gaussians: int = 0) -> int:
     """Bytes a fit of this many views of one asset will take at its peak, the views themselves included.
 
-    Rough, and meant to be too much rather than too little: pictures that autograd keeps are counted in floats a pixel, by hand.
-
     Args:
         gaussians: at the start, where it is given; else the settings' own.
     """
-    pixels = height * width
     at_once = min(settings.views_per_step or views, views, VIEWS_AT_ONCE)
-    stored = views * pixels * 4
-    drawn = at_once * pixels * (60 + (160 if settings.weights.ms_ssim else 0))
-    seen = 0
-    if settings.weights.perceptual:
-        small = fitting_size(height, width, settings.perceptual_size)
-        maps = Perceptual.bytes_of_maps(max(small[0], LEAST_SIDE), max(small[1], LEAST_SIDE))
-        seen = 8 * at_once * maps + min(views * maps, MOST_REMEMBERED)
     most = max(settings.densify.most, gaussians or settings.points)
     # parameters, gradients, two moments and a change of rows; then rows of the renderer, some for each view drawn
     cloud = most * (11 + 3 * (settings.sh_degree + 1) ** 2) * 6 + at_once * most * 120
-    return 4 * (stored + drawn + cloud) + seen
+    return memory_of_views(views, height, width, settings) + 4 * cloud

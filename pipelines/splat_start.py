@@ -68,9 +68,17 @@ def turns_of_z(directions: Tensor) -> Tensor:
 def start_from_mesh(mesh: Mesh, count: int, seed: int) -> Splats:
     """`count` discs spread by area over a mesh, in its texture's or vertices' colours, else grey.
 
+    A mesh without faces is a cloud of points: a round Gaussian at each, of more than `count` at so many of them by chance.
+
     Raises:
-        ValueError: the mesh has no surface.
+        ValueError: the mesh has no surface and no points.
     """
+    if len(mesh.faces) == 0:
+        chosen = torch.randperm(len(mesh.vertices), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+        points = mesh.vertices[chosen]
+        return start_from_points(
+            points, torch.full_like(points, 0.5) if mesh.vertex_colors is None else linear_to_srgb(mesh.vertex_colors[chosen])
+        )
     points, face, weights = sample_faces(mesh, count, seed)
     corners = mesh.faces[face]
     a, b, c = mesh.vertices[corners].unbind(1)

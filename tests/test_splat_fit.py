@@ -228,6 +228,8 @@ def test_views_with_empty_masks_are_left_out(views, caplog):
     assert same(made, fitted(images[others], masks[others], CAMERAS.select(others))[0])
     with pytest.raises(ValueError, match="all masks are empty"):
         fit_splats(images, masks * 0, CAMERAS, settings=QUICK)
+    masks[1:] = 0  # the hull of one mask alone would be a cone
+    assert float(splat_fit.default_start(images, masks, CAMERAS, QUICK, 0).positions.norm(dim=1).max()) <= 0.5
 
 
 def test_nan_in_views_or_masks(views):
@@ -240,6 +242,9 @@ def test_nan_in_views_or_masks(views):
 
 def test_no_masks_and_what_lies_outside_of_them(views):
     assert len(fit_splats(views[0], None, CAMERAS, settings=QUICK)[0].splats) > 0
+    alone = with_changes(QUICK, weights={"l1": 0.0})
+    with pytest.raises(ValueError, match="only the mask loss"):
+        fit_splats(views[0], None, CAMERAS, settings=alone)
     short = replace(QUICK, steps=3)
     cluttered = torch.where(views[1] > 0.01, views[0], 0.3)
     assert same(fit_splats(cluttered, views[1], CAMERAS, settings=short)[0].splats, fit_splats(*views, CAMERAS, settings=short)[0].splats)
@@ -251,6 +256,8 @@ def test_memory_of_4k_frames_is_known_before_they_are_fitted():
     assert splat_fit.estimate_memory(16, 4096, 4096, paper) / gib > 40
     assert splat_fit.estimate_memory(16, 4096, 4096, fast) / gib > 10
     assert splat_fit.estimate_memory(16, 256, 256, fast) / gib < 1
+    with pytest.raises(ValueError, match="masks are 64 x 64 pixels, the views 96 x 64"):
+        splat_fit.resized_views(torch.rand(1, 3, 64, 96), torch.rand(1, 1, 64, 64), 48)
     images, masks = splat_fit.resized_views(torch.rand(1, 3, 64, 96), torch.rand(1, 1, 64, 96), 48)
     assert images.shape == (1, 3, 32, 48) and masks is not None and masks.shape == (1, 1, 32, 48)
 

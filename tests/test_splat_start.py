@@ -59,8 +59,18 @@ def test_mesh_gives_its_surface_in_its_colours():
     column = ((painted.positions[:, 0] + 1) * 4).long()
     row = ((1 - painted.positions[:, 1]) * 4).long()
     assert float((colors_of(painted) - texture[row, column]).abs().mean()) < 0.15
-    with pytest.raises(ValueError, match="no faces"):
-        start_from_mesh(Mesh(torch.zeros(3, 3), torch.zeros(0, 3, dtype=torch.int64)), 10, 0)
+
+
+def test_a_mesh_without_faces_gives_its_points():
+    none = torch.zeros(0, 3, dtype=torch.int64)
+    points = torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5]])
+    cloud = Mesh(points, none, vertex_colors=torch.eye(4, 3))
+    splats = start_from_mesh(cloud, 10, seed=0)
+    assert torch.equal(splats.positions, points) and torch.allclose(colors_of(splats), torch.eye(4, 3), atol=1e-4)
+    assert len(start_from_mesh(cloud, 2, seed=0)) == 2
+    assert torch.allclose(colors_of(start_from_mesh(Mesh(points, none), 4, 0)), torch.tensor(0.5))
+    with pytest.raises(ValueError, match="points that are none"):
+        start_from_mesh(Mesh(torch.zeros(0, 3), none), 10, 0)
 
 
 def test_voxels_stand_where_their_cells_are():

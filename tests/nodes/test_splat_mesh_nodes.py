@@ -95,3 +95,13 @@ def test_what_does_not_belong_together_is_refused():
         LatheFitMesh.execute(meshes(ball(), ball()), images, CAMERAS, masks=masks, **WIDGETS)
     with pytest.raises(ValueError, match="all masks are empty"):
         LatheFitMesh.execute(meshes(ball()), images, CAMERAS, masks=masks * 0, **WIDGETS)
+    with pytest.raises(ValueError, match="masks are 20 x 40 pixels, the views 40 x 40"):
+        LatheFitMesh.execute(meshes(ball()), images, CAMERAS, masks=masks[..., :20], **WIDGETS)
+
+
+def test_4k_frames_are_refused_before_they_are_fitted_where_memory_is_short(monkeypatch):
+    monkeypatch.setattr(host, "memory_left", lambda: 2**30)
+    frames = torch.zeros(1).expand(4, 4096, 4096, 3)
+    says = r"mesh to 4 views of 4096 x 4096 pixels takes about \d+\.\d GiB; 1\.0 GiB are free. Set `image_size` to 2048"
+    with pytest.raises(ValueError, match=says):
+        LatheFitMesh.execute(meshes(ball()), frames, CAMERAS, **{**WIDGETS, "image_size": 0})
