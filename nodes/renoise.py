@@ -19,7 +19,6 @@ from .views import LoadedViewModel, masks_of_views
 
 if TYPE_CHECKING:
     from ..pipelines.renoise import Redenoise
-    from ..pipelines.splat_settings import FitSettings
 
 CAMERAS_AGREE = 5.0  # degrees
 GENERATORS = "wire view_model and image (a model that draws views), or model, positive, negative and vae (ComfyUI's own)"
@@ -29,8 +28,8 @@ def level_input() -> Any:
     """How far to noise."""
     return widget(
         io.Float, "level", default=0.3, min=0.01, max=1.0, step=0.01,
-        tooltip="How far the views are noised: near 0 they stay as they are, 1 draws them anew. Higher repairs more and agrees less; the "
-        "mini view model is best near 0.2, models of large pictures bear 0.3 to 0.5.",
+        tooltip="How far the views are noised: near 0 they stay as they are, 1 draws them anew. Higher repairs more and agrees less: "
+        "models of large pictures bear 0.3 to 0.5; the bundled mini view model takes 0.7 in 1 step.",
     )
 
 
@@ -165,28 +164,40 @@ class LatheRenoiseRefine(io.ComfyNode):
         core = {"model": model, "positive": positive, "negative": negative, "vae": vae}
         check_generator(view_model, image, core)
         assets = sockets.assets_of(images.shape[0], cameras)
-        settings = splat_fit.load_fit_preset(preset)
-        settings = splat_fit.with_changes(settings, steps=rounds * fit_iterations)
         with host.differentiable():
             starts = splat_sockets.splats_in(splat)
             if len(starts) != assets:
                 raise ValueError(f"The views show {assets} assets, but there are splats of {len(starts)}.")
+            settings = splat_fit.with_changes(
+                splat_fit.load_fit_preset(preset), steps=rounds * fit_iterations, sh_degree=max(one.degree for one in starts)
+            )
             views = sockets.images_in(images).clone()
             given = sockets.alpha_in(images) if masks is None else sockets.masks_in(masks)
             outlines = None if given is None else given.clone()
             if core["model"] is not None:
                 from .core_models import CoreRenoise
 
-                generators: list[Redenoise] = [CoreRenoise(**core, cfg=cfg, steps=steps)] * assets
+                generator = CoreRenoise(**core, cfg=cfg, steps=steps)
+                if generator.is_video and assets > 1:
+                    raise ValueError(
+                        f"The views show {assets} assets, but the conditioning of SV3D and SVD holds the picture of one: refine them one "
+                        "by one, or take an image model or a view model."
+                    )
+                generators: list[Redenoise] = [generator] * assets
             else:
                 generators = view_generators(view_model, image, image_mask, assets, steps)
-            make_room(views, cameras.n_views, settings, max(map(len, starts)))
+            height, width = views.shape[2:]
+            host.make_room(
+                splat_fit.estimate_memory(cameras.n_views, height, width, settings, max(map(len, starts))),
+                f"Fitting {cameras.n_views} views of {width} x {height} pixels",
+                "Give smaller views (core's Upscale Image reduces them), or choose the preset fast.",
+            )
             perceptual = load_perceptual(host.model_folders(), host.device())
             host.heal(perceptual.net)
             fits = splat_fit.asset_fits(
                 views, outlines, cameras, start=starts, settings=settings, seed=seed, device=host.device(), perceptual=perceptual
             )
-            tick, loops, results = host.tick_for(cls), [], []
+            tick, results, curves, targets, new_outlines = host.tick_for(cls), [], [], [], []
             for index, fit in enumerate(fits):
                 row = slice(index * cameras.n_views, (index + 1) * cameras.n_views)
                 loop = RenoiseLoop(
@@ -197,16 +208,16 @@ class LatheRenoiseRefine(io.ComfyNode):
                 with host.keeps_result_on_cancel() if index == assets - 1 else nullcontext():
                     for number in range(rounds):
                         loop.round(level, fit_iterations, seed + index + number, part_of(tick, index * rounds + number, assets * rounds))
-                loops.append(loop)
                 results.append(fit.result())
-        targets = torch.cat([loop.images for loop in loops])
-        new = [torch.ones_like(loop.images[:, :1]) if loop.masks is None else loop.masks for loop in loops]
+                curves.append(loop.curve())
+                targets.append(loop.images)
+                new_outlines.append(torch.ones_like(loop.images[:, :1]) if loop.masks is None else loop.masks)
         return io.NodeOutput(
             splat_sockets.to_core_splat([result.splats for result in results]),
-            sockets.images_out(targets),
-            sockets.masks_out(torch.cat(new)),
+            sockets.images_out(torch.cat(targets)),
+            sockets.masks_out(torch.cat(new_outlines)),
             sockets.images_out(torch.stack([result.preview for result in results])),
-            sockets.images_out(torch.stack([loop.curve() for loop in loops])),
+            sockets.images_out(torch.stack(curves)),
         )
 
 
@@ -285,25 +296,6 @@ def view_generators(view_model: LoadedViewModel, image: Tensor, image_mask: Tens
     if len(pictures) != assets or (masks is not None and len(masks) != assets):
         raise ValueError(f"The views show {assets} assets, but there are {len(pictures)} pictures in `image`: wire one with mask for each.")
     return [ViewRenoise(view_model, pictures[i : i + 1], None if masks is None else masks[i : i + 1], steps) for i in range(assets)]
-
-
-def make_room(views: Tensor, count: int, settings: FitSettings, gaussians: int) -> None:
-    """Asks ComfyUI for the memory that the fit of one asset takes.
-
-    Raises:
-        ValueError: there is not so much; the message says what would help.
-    """
-    from ..pipelines.splat_settings import estimate_memory
-
-    height, width = views.shape[2:]
-    need = estimate_memory(count, height, width, settings, gaussians)
-    host.free_memory(need)
-    free = host.memory_left()
-    if need > free:
-        raise ValueError(
-            f"Fitting {count} views of {width} x {height} pixels takes about {need / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free. "
-            "Give smaller views (core's Upscale Image reduces them), or choose the preset fast."
-        )
 
 
 NODES = [LatheRenoiseRefine, LatheRenoiseViews]
