@@ -22,6 +22,7 @@ from .data.splats import Splats
 from .meshing import Method, clean, field_to_mesh, simplify
 from .ops.flexicubes import regular_grid
 from .ops.gaussian_density import Gaussians, GaussianSum, prepare
+from .ops.spherical_harmonics import CONSTANT, OFFSET
 
 FORMAT, VERSION = "lathe.splat_field", 1
 DENSITY = 100.0  # of a Gaussian of opacity 1 at its centre, per world unit: Render Views shows a shell of 0.03 as solid
@@ -29,7 +30,6 @@ LEVEL = 40.0  # of fits of eight objects with the preset fast: lower gives fatte
 RESOLUTION = 128  # cells along the cube's edge that `floor` and the filling are made for
 LEAST_SCALE = 0.45  # of a cell: thinner ones would fall between the samples
 CLOSING = 2  # cells; gaps up to twice as wide do not let the outside in
-SH_0 = 0.28209479177387814  # the constant spherical harmonic
 CHUNK = 1 << 18
 
 
@@ -221,7 +221,7 @@ def enclosed(solid: np.ndarray, closing: int) -> np.ndarray:
 
 
 def _gaussians(splats: Splats, floor: float) -> Gaussians:
-    colors = (0.5 + SH_0 * splats.sh[:, 0]).clamp(0, 1)
+    colors = (OFFSET + CONSTANT * splats.sh[:, 0]).clamp(0, 1)
     return prepare(splats.positions, splats.scales.clamp(min=floor), splats.rotations, splats.opacities, colors)
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .data.splats import MOST_DEGREES, Splats
-from .splat_ply import DC, check_count
+from .ops.spherical_harmonics import CONSTANT, OFFSET
+from .splat_ply import check_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +44,7 @@ def splat_bytes(splats: Splats) -> bytes:
 
     rows = numpy.zeros(len(splats), SPLAT_ROW)
     rows["place"], rows["scale"] = splats.positions.numpy(), splats.scales.numpy()
-    rgba = torch.cat([0.5 + DC * splats.sh[:, 0], splats.opacities[:, None]], dim=1)
+    rgba = torch.cat([OFFSET + CONSTANT * splats.sh[:, 0], splats.opacities[:, None]], dim=1)
     rows["rgba"], rows["rotation"] = _byte(rgba * 255), _byte(splats.rotations * 128 + 128)
     return rows.tobytes()
 
@@ -67,7 +68,7 @@ def read_splat(path: Path, most: int) -> dict[str, Tensor]:
         "scales": _float(rows["scale"]),
         "rotations": (_float(rows["rotation"]) - 128) / 128,
         "opacities": rgba[:, 3],
-        "sh": ((rgba[:, :3] - 0.5) / DC)[:, None],
+        "sh": ((rgba[:, :3] - OFFSET) / CONSTANT)[:, None],
     }
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .data.splats import MOST_DEGREES, Splats
+from .ops.spherical_harmonics import CONSTANT, OFFSET
 
-DC = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
 OPACITY_EDGE = 1e-6  # logits of 0 and 1 are infinite
 HEADER_BYTES = 1 << 16
 PLACE, COLOR = ("x", "y", "z"), ("f_dc_0", "f_dc_1", "f_dc_2")
@@ -71,7 +71,7 @@ def read(path: Path, most: int) -> dict[str, Tensor]:
         rest = columns([f"f_rest_{i}" for i in range(3 * (terms - 1))])
         sh = torch.cat([sh, rest.view(-1, 3, terms - 1).mT], dim=1)
     elif _is_activated(scales, opacities, color):
-        return {**_shared(columns), "scales": scales, "opacities": opacities, "sh": (sh - 0.5) / DC}
+        return {**_shared(columns), "scales": scales, "opacities": opacities, "sh": (sh - OFFSET) / CONSTANT}
     return {**_shared(columns), "scales": scales.double().exp().float(), "opacities": opacities.double().sigmoid().float(), "sh": sh}
 
 

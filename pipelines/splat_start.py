@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,9 +12,9 @@ from .data.splats import Splats
 from .metrics import sample_faces
 from .ops.color import linear_to_srgb
 from .ops.sampling import sample_texture
+from .ops.spherical_harmonics import CONSTANT, OFFSET
 from .ops.visual_hull import cell_centres, sample_views
 
-SH_CONSTANT = 0.5 / math.sqrt(math.pi)  # the basis function of degree 0
 CENTRE_RADIUS = 0.5
 FAINT, SOLID = 0.1, 0.7  # opacities of points that may lie anywhere, and of points on a surface
 FLATNESS = 0.3  # thickness of a disc on a surface, as a share of its radius
@@ -53,7 +51,7 @@ def start_from_points(points: Tensor, colors: Tensor, *, normals: Tensor | None 
     if normals is not None:
         scales[:, 2] *= FLATNESS
         rotations = turns_of_z(normals)
-    sh = ((colors.float().clamp(0, 1) - 0.5) / SH_CONSTANT)[:, None]
+    sh = ((colors.float().clamp(0, 1) - OFFSET) / CONSTANT)[:, None]
     return Splats(points.float().clone(), scales, rotations, torch.full((len(points),), opacity), sh)
 
 

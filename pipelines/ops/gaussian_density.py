@@ -15,6 +15,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from .splat_projection import rotation_matrices
+
 CUTOFF = 3.0  # standard deviations: exp(-CUTOFF^2 / 2) is 0.011
 POINTS_AT_ONCE = 2048
 log = logging.getLogger(__name__)
@@ -38,17 +40,6 @@ class Gaussians:
     def to(self, device: torch.device | str) -> Gaussians:
         """The same on `device`."""
         return Gaussians(*(part.to(device) for part in (self.means, self.inverse, self.peaks, self.values, self.radii)))
-
-
-def rotation_matrices(quaternions: Tensor) -> Tensor:
-    """(N, 4) quaternions, w first, of any length above 0 -> (N, 3, 3)."""
-    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
-    rows = [
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    ]  # fmt: skip
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
 
 
 def prepare(positions: Tensor, scales: Tensor, rotations: Tensor, peaks: Tensor, values: Tensor) -> Gaussians:

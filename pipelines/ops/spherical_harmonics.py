@@ -12,6 +12,7 @@ from torch import Tensor
 
 MOST_DEGREES = 3
 OFFSET = 0.5  # a Gaussian whose coefficients are all 0 is grey
+CONSTANT = sqrt(1 / (4 * pi))  # the basis function of degree 0
 
 _C1 = sqrt(3 / (4 * pi))
 _C2 = sqrt(15 / (4 * pi))
@@ -27,7 +28,7 @@ def basis(directions: Tensor, degree: int) -> Tensor:
     if not 0 <= degree <= MOST_DEGREES:
         raise ValueError(f"Spherical harmonics of degree 0 to {MOST_DEGREES} are offered, not {degree}.")
     x, y, z = directions.unbind(-1)
-    terms = [torch.full_like(x, sqrt(1 / (4 * pi)))]
+    terms = [torch.full_like(x, CONSTANT)]
     if degree >= 1:
         terms += [-_C1 * y, _C1 * z, -_C1 * x]
     if degree >= 2:
@@ -60,7 +61,7 @@ def colors(sh: Tensor, means: Tensor, viewmats: Tensor, degree: int) -> Tensor:
     """
     used = (degree + 1) ** 2
     if degree == 0:
-        return (sh[None, :, 0] * sqrt(1 / (4 * pi)) + OFFSET).clamp(min=0)
+        return (sh[None, :, 0] * CONSTANT + OFFSET).clamp(min=0)
     eyes = -(viewmats[:, :3, :3].transpose(1, 2) @ viewmats[:, :3, 3:])[:, None, :, 0]
     directions = torch.nn.functional.normalize(means - eyes, dim=-1)
     return (torch.einsum("cnk,nkd->cnd", basis(directions, degree), sh[:, :used]) + OFFSET).clamp(min=0)
