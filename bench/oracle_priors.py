@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..pipelines.cameras import posed_cameras
 from ..pipelines.data.cameras import Cameras
+from ..pipelines.ops.camera_math import relative_pose
 from ..pipelines.prior_settings import SdsSettings
 from ..pipelines.priors import ScoreDistillation
 from ..training.object_raster import build_atlas, render_samples
@@ -103,15 +104,13 @@ class Oracle:
     def _view(self, camera: Cameras) -> Tensor:
         if self.words:
             return self._view_of_word(camera)
-        azimuth, elevation, radius = pose_of(camera)
-        rebuilt = posed_cameras([azimuth], [elevation], radius, FOV)
+        rebuilt = camera_of_pose(*relative_pose(camera.c2w, elevation=0.0, radius=RADIUS))
         self._check(rebuilt)
         return self.truth.render(rebuilt, self.size[0])[0][0]
 
     def _view_of_word(self, camera: Cameras) -> Tensor:
-        azimuth, elevation, radius = pose_of(camera)
-        self._check(posed_cameras([azimuth], [elevation], radius, FOV))
-        word = view_word(azimuth, elevation)
+        self._check(camera)
+        word = view_word(camera)
         if word not in self._known:
             around, above = WORDS[word]
             self._known[word] = self.truth.render(posed_cameras([around], [above], RADIUS, FOV), self.size[0])[0][0]
@@ -130,19 +129,17 @@ class Oracle:
         assert float(off) < 1e-3, f"The prior was told a pose that differs from the camera that rendered by {float(off):.4f}."
 
 
-def pose_of(camera: Cameras) -> tuple[float, float, float]:
-    """Azimuth and elevation in degrees, and distance, as Zero-1-to-3 is told them."""
-    x, y, z = camera.c2w[0, :3, 3].double().tolist()
-    radius = math.sqrt(x * x + y * y + z * z)
-    return math.degrees(math.atan2(x, z)), math.degrees(math.asin(y / radius)), radius
+def camera_of_pose(polar: Tensor, azimuth: Tensor, distance: Tensor) -> Cameras:
+    """The camera that Zero-1-to-3's relative pose means: polar angle and distance minus the reference's, azimuth; radians, one each."""
+    return posed_cameras([math.degrees(float(azimuth))], [-math.degrees(float(polar))], RADIUS + float(distance), FOV)
 
 
-def view_word(azimuth: float, elevation: float) -> str:
-    """The word that a prompt gets for a view."""
-    if elevation > 60:
+def view_word(camera: Cameras) -> str:
+    """The word that Prior From Model puts into the prompt of a view."""
+    polar, azimuth, _ = (math.degrees(float(part)) for part in relative_pose(camera.c2w))
+    if -polar > 60:
         return "overhead"
-    off = abs((azimuth + 180) % 360 - 180)
-    return "front" if off < 60 else "side" if off < 120 else "back"
+    return "front" if abs(azimuth) <= 45 else "back" if abs(azimuth) >= 135 else "side"
 
 
 def oracle_prior(truth: TrueViews, size: int, *, words: bool = False, watch: Watch | None = None) -> ScoreDistillation:

@@ -1,4 +1,4 @@
-"""What the three distillations share: the reference view and random views by turns, a prior's gradient on the latter, steps that go wrong."""
+"""What the three distillations share: the reference view and random views, a prior's gradient on the latter, steps that go wrong."""
 
 from __future__ import annotations
 
@@ -98,12 +98,15 @@ class Distillation(ABC):
     def before(self, progress: float) -> None:  # noqa: B027  (not every representation has something to prepare)
         """Called at the start of a step."""
 
-    def whole_penalty(self) -> Tensor | None:
-        """What is added to the loss once a step, whatever views are drawn; None for nothing."""
-        return None
+    def finish(self, totals: dict[str, float]) -> None:  # noqa: B027
+        """Called after the views' backward: adds what concerns the asset whole, to gradients and to the step's losses."""
 
-    def moved(self, number: int) -> None:  # noqa: B027
-        """Called after a step that moved the parameters."""
+    def move(self, number: int, progress: float) -> None:
+        """The optimiser's step, at rates that fall exponentially to `last_rate`."""
+        last = getattr(self.settings, "last_rate", 1.0)
+        for group in self.optimiser().param_groups:
+            group["lr"] = group["first"] * last ** min(progress, 1.0)
+        self.optimiser().step()
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
@@ -151,17 +154,12 @@ class Distillation(ABC):
             self._look_at_reference(progress, totals)
         if self.prior is not None and (not sees or (settings.together and number > settings.reference_first)):
             fine = self._look_around(progress, totals)
-        own = self.whole_penalty()
-        if own is not None:
-            own.backward()
-            totals["total"] += float(own.detach())
+        self.finish(totals)
         self.losses.append(totals)
         gradients = [leaf.grad for leaf in self.parameters().values() if leaf.grad is not None]
         if fine and math.isfinite(totals["total"]) and all(bool(torch.isfinite(g).all()) for g in gradients):
             self._bad_in_a_row = 0
-            self._set_rates(progress)
-            self.optimiser().step()
-            self.moved(number)
+            self.move(number, progress)
         else:
             self._skip()
         self._clear()
@@ -287,11 +285,6 @@ class Distillation(ABC):
     def _clear(self) -> None:
         self.optimiser().zero_grad(set_to_none=True)
 
-    def _set_rates(self, progress: float) -> None:
-        last = getattr(self.settings, "last_rate", 1.0)
-        for group in self.optimiser().param_groups:
-            group["lr"] = group["first"] * last ** min(progress, 1.0)
-
     # ---- state -------------------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -315,9 +308,10 @@ class Distillation(ABC):
         for name, leaf in self.parameters().items():
             kept = tensors.get(f"parameter.{name}")
             if kept is None or kept.shape != leaf.shape:
+                found = "is missing" if kept is None else f"has shape {tuple(kept.shape)}"
                 raise ValueError(
-                    f"{self.stage}: the run state does not fit these settings ({name} has shape {None if kept is None else tuple(kept.shape)}"
-                    f", expected {tuple(leaf.shape)}). Go on with the preset and the sizes it was begun with."
+                    f"{self.stage}: the run state does not fit these settings: {name} {found}, expected {tuple(leaf.shape)}. Go on with "
+                    "the preset and the sizes it was begun with."
                 )
         for name, leaf in self.parameters().items():
             with torch.no_grad():

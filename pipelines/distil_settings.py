@@ -171,7 +171,8 @@ class FineSettings(LoopSettings):
         band: cells on either side of the first surface that can change; 0 is the whole grid (DMTet alone).
         color: the hash grid and perceptron of the colours; its density is not used.
         color_start: steps in which the colours learn those of the coarse stage, before anything else.
-        sdf_rate, displacement_rate: Adam's steps, in cells. encoding_rate, network_rate: of the colours. All fall to `last_rate` times that.
+        sdf_rate, displacement_rate: Adam's steps, in cells. encoding_rate, network_rate: of the colours. All fall to `last_rate` times
+            that.
         faces, texture: of the result.
     """
 
@@ -196,17 +197,18 @@ class FineSettings(LoopSettings):
 
 @dataclass(frozen=True)
 class SplatSettings(LoopSettings):
-    """The loop on Gaussians. `fit` names the preset of `splat_settings` that lends its optimiser and densification.
+    """The loop on Gaussians.
 
     Attributes:
-        points, radius: of the ball that an empty start makes.
-        rate_scale: times the preset's learning rates.
+        fit: preset of `splat_settings` that lends its learning rates and its rules of density.
+        points: Gaussians of a start from nothing.
+        grow: share of the Gaussians, those that the views pull most, that is cloned or split at each change of density. It takes the place
+            of the preset's threshold: how large gradients are depends on the prior.
     """
 
     fit: str = "fast"
     points: int = 5000
-    radius: float = 0.5
-    rate_scale: float = 1.0
+    grow: float = 0.15
 
 
 @dataclass(frozen=True)

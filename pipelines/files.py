@@ -191,7 +191,7 @@ def load_field(path: Path | str) -> Field:
     from safetensors import SafetensorError, safe_open
 
     from . import splat_mesh
-    from .nets import projected_field, triplane_field
+    from .nets import distil_net, projected_field, triplane_field
 
     path = Path(path)
     if not path.is_file():
@@ -206,6 +206,7 @@ def load_field(path: Path | str) -> Field:
         triplane_field.FORMAT: triplane_field.TriplaneField,
         projected_field.FORMAT: projected_field.ProjectedField,
         splat_mesh.FORMAT: splat_mesh.SplatField,
+        distil_net.FORMAT: distil_net.DistilledField,
     }
     name = settings.get("format") if isinstance(settings, dict) else None
     if name not in kinds:

@@ -1,4 +1,4 @@
-"""The field that a distillation optimises: hash encoding, a small perceptron, density and colour (Magic123, arXiv 2306.17843, section 2.1.1)."""
+"""The field that a distillation optimises: hash encoding, perceptron, density and colour (Magic123, arXiv 2306.17843, section 2.1.1)."""
 
 from __future__ import annotations
 
