@@ -114,11 +114,11 @@ class HashGrid(nn.Module):
         """
         active = self.levels if levels is None else levels
         if points.dim() != 2 or points.shape[1] != 3 or not 0 <= active <= self.levels:
-            raise ValueError(f"Hash grid: points {tuple(points.shape)} at {active} levels; expected (N, 3) and at most {self.levels} levels.")
+            raise ValueError(f"Hash grid: points {tuple(points.shape)} at {active} levels; expected (N, 3), at most {self.levels} levels.")
         plain = self.table.dtype == torch.float64 or self.features != 2
         backend = hash_grid_torch if plain else backend_for(points.device.type)
         encoded = backend.encode(self.table, points, self.layout, active)
-        return nn.functional.pad(encoded, (0, self.width - encoded.shape[1]))
+        return encoded if active == self.levels else nn.functional.pad(encoded, (0, self.width - encoded.shape[1]))
 
 
 def _encodes_points(backend: ModuleType, device: torch.device) -> bool:
