@@ -7,7 +7,7 @@ A preset has numbers for three kinds of prior: "2d" (a text-to-image model), "3d
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -98,3 +98,12 @@ def load_prior_preset(name: str) -> PriorPreset:
 
     settings = {kind: {stage: read(row) for stage, row in data[kind].items()} for kind in KINDS}
     return PriorPreset(data["title"], data["source"], settings)
+
+
+def stages_of(preset: str, kind: str, strength: float = 1.0, guidance: float | None = None) -> dict[str, SdsSettings]:
+    """A preset's settings of one kind by stage, their weights times `strength`, with other guidance unless that is None."""
+    found = load_prior_preset(preset).settings[kind]
+    return {
+        stage: replace(row, weight=row.weight * strength, guidance=row.guidance if guidance is None else guidance)
+        for stage, row in found.items()
+    }

@@ -128,6 +128,19 @@ def combine(priors: Sequence[tuple[Prior, float]]) -> Prior:
     return _Combined([part for part in priors if part[1] > 0] or priors[:1])
 
 
+def trade(imagination: float) -> tuple[float, float]:
+    """Weights of the 2D and of the 3D prior for one slider from 0 (3D alone) over 0.5 (both in full) to 1 (2D alone).
+
+    Up to the middle this is Magic123's lambda_2D/3D, from 0 to its 1 (equation 8); beyond, the 3D prior is weakened.
+
+    Raises:
+        ValueError: a slider outside [0, 1].
+    """
+    if not 0 <= imagination <= 1:
+        raise ValueError(f"The slider between the priors runs from 0 to 1, not to {imagination}.")
+    return min(1.0, 2 * imagination), min(1.0, 2 * (1 - imagination))
+
+
 def _same_cameras(one: Cameras, other: Cameras) -> bool:
     return one.c2w.shape == other.c2w.shape and torch.allclose(one.c2w, other.c2w, atol=1e-4) and torch.allclose(one.K, other.K, atol=1e-4)
 

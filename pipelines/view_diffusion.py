@@ -228,6 +228,13 @@ def _checked_images(image: Tensor, mask: Tensor | None, background: tuple[float,
         raise ValueError(f"Generate views: the mask's shape {tuple(mask.shape)} does not fit the picture's {tuple(image.shape)}.")
     if not torch.isfinite(masks).all():
         raise ValueError("Generate views: the mask holds NaN or infinite numbers.")
+    return on_background(images, masks, background)
+
+
+def on_background(images: Tensor, masks: Tensor | None, background: tuple[float, float, float]) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] laid on a colour by their masks (B, 1, H, W), 1 = object; as they are where they stand on it."""
+    if masks is None:
+        return images
     color = torch.tensor(background).view(3, 1, 1)
     # A picture that already stands on this colour has its soft edge mixed once; a second time would thin it.
     outside = ((images - color).abs().amax(1, keepdim=True) * (masks < 1 / 255)).amax((1, 2, 3), keepdim=True)
@@ -298,7 +305,6 @@ def denoise(
     scheduler = model.schedule.scheduler(sampler, steps, level)
     steps = len(scheduler.timesteps)
     kept = scheduler.alphas_cumprod.double()
-    copies = len(condition.reference)
 
     drawn = torch.randn(shape, generator=generator).to(device)
     if start is None:
@@ -306,23 +312,43 @@ def denoise(
     else:
         latents = scheduler.add_noise(start.to(device), drawn, scheduler.timesteps[:1])
     for i, t in enumerate(scheduler.timesteps):
-        signal, noise = (x.sqrt().float().to(device) for x in (kept[int(t)], 1 - kept[int(t)]))
         noised = scheduler.scale_model_input(latents, t)
-        reference = condition.reference
-        if model.reference_is_noised:
-            reference = signal * reference + noise * torch.randn(reference.shape, generator=generator).to(device)
-        if condition.guide is not None:
-            noised_and_guide = torch.cat([noised, condition.guide[0]], dim=1)
-            reference = pad(reference, (0, 0, 0, 0, 0, condition.guide[0].shape[1]))
-        else:
-            noised_and_guide = noised
-        inputs = (x.to(dtype) for x in (noised_and_guide.expand(copies, -1, -1, -1), condition.tokens, reference))
-        sample, tokens, reference = inputs
-        prediction = network(sample, t.to(device), tokens, reference).float()
-        if copies == 2:
-            without, given = prediction.chunk(2)
-            prediction = without + guidance * (given - without)
+        prediction, estimate = look(model, network, condition, noised, int(t), kept, generator, guidance=guidance, dtype=dtype)
         latents = scheduler.step(prediction, t, latents, generator=generator, return_dict=False)[0]
-        estimate = model.schedule.clean(noised, prediction, signal, noise)
         tick(i + 1, steps, model.codec.preview(estimate).float().cpu())
     return latents
+
+
+def look(
+    model: ViewModel,
+    network: ReferenceUNet,
+    condition: Condition,
+    noised: Tensor,
+    timestep: int,
+    kept: Tensor,
+    generator: torch.Generator,
+    *,
+    guidance: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """What the network predicts for a noised grid (1, channels, h, w) at a timestep, guided; and the clean grid that follows.
+
+    `kept` are the schedule's products of alphas, (timesteps,) float64; `generator` draws the reference's noise.
+    """
+    device = noised.device
+    signal, noise = (x.sqrt().float().to(device) for x in (kept[timestep], 1 - kept[timestep]))
+    reference, copies = condition.reference, len(condition.reference)
+    if model.reference_is_noised:
+        reference = signal * reference + noise * torch.randn(reference.shape, generator=generator).to(device)
+    if condition.guide is not None:
+        noised_and_guide = torch.cat([noised, condition.guide[0]], dim=1)
+        reference = pad(reference, (0, 0, 0, 0, 0, condition.guide[0].shape[1]))
+    else:
+        noised_and_guide = noised
+    inputs = (x.to(dtype) for x in (noised_and_guide.expand(copies, -1, -1, -1), condition.tokens, reference))
+    sample, tokens, reference = inputs
+    prediction = network(sample, torch.tensor(timestep, device=device), tokens, reference).float()
+    if copies == 2:
+        without, given = prediction.chunk(2)
+        prediction = without + guidance * (given - without)
+    return prediction, model.schedule.clean(noised, prediction, signal, noise)
