@@ -259,7 +259,7 @@ def memory_required(config: GeoLRMConfig, view_size: int, n_views: int, tokens: 
     patches = (view_size // 14) ** 2
     features = n_views * config.feature_dim * 4 * ((view_size // 4) ** 2 + (view_size // 7) ** 2)
     vit = min(n_views, VIEWS_AT_ONCE) * patches * config.vit[0] * (3 * 4 + 5 * size)
-    values = config.dim * size * ((view_size // 4) ** 2 + (view_size // 7) ** 2)
+    values = config.dim * (4 + size) * ((view_size // 4) ** 2 + (view_size // 7) ** 2)
     stream = tokens * config.dim * (4 * 4 + 8 * size)
     images = n_views * 3 * view_size**2 * 4 + min(n_views, VIEWS_AT_ONCE) * 12 * view_size**2 * 4
     return int(1.1 * (max(vit, values + stream) + features + images))

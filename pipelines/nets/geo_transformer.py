@@ -123,7 +123,7 @@ class CrossAttention(nn.Module):
         mass = [torch.zeros_like(b) for b in best]
         mixed = [torch.zeros_like(x[s : s + chunk]) for s in chunks]
         for view in range(len(geometry.uv)):
-            values = [attend.values(level[view].to(dtype)) for level in geometry.levels]
+            values = [attend.values(level[view].to(dtype)).float() for level in geometry.levels]
             for i, start in enumerate(chunks):
                 rows = slice(start, start + chunk)
                 offsets, weights = attend.places(x[rows].to(dtype), sizes)

@@ -22,13 +22,13 @@ def sample_levels(levels: Sequence[Tensor], locations: Tensor, weights: Tensor) 
         weights: (heads, N, L, K), their sum over levels and samples is 1.
 
     Returns:
-        (heads, N, d).
+        (heads, N, d) float32: half precision could not tell neighbouring pixels of a picture apart.
     """
     total: Tensor | None = None
     for index, level in enumerate(levels):
-        grid = (locations[:, :, index] * 2 - 1).to(level.dtype)
-        sampled = F.grid_sample(level, grid, mode="bilinear", padding_mode="zeros", align_corners=False)  # (heads, d, N, K)
-        part = torch.einsum("hdnk,hnk->hnd", sampled, weights[:, :, index].to(level.dtype))
+        grid = locations[:, :, index].float() * 2 - 1
+        sampled = F.grid_sample(level.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)  # (heads, d, N, K)
+        part = torch.einsum("hdnk,hnk->hnd", sampled, weights[:, :, index].float())
         total = part if total is None else total + part
     if total is None:
         raise ValueError("Deformable attention needs at least one level of features.")

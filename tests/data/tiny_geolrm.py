@@ -1,5 +1,9 @@
 """Small GeoLRM networks: those of the published tiny outputs, and random ones that say nothing sensible but run fast."""
 
+import os
+from pathlib import Path
+
+import numpy as np
 import torch
 from data.seeded_weights import seed_module_, seeded_input
 from lathe.pipelines.geolrm import GeoLRM, NetworkForm
@@ -35,3 +39,12 @@ def tiny_state(*parts):
 def golden_images():
     """(6, 3, 112, 112): the pictures the tiny outputs were made from."""
     return torch.as_tensor(seeded_input("geo_images", (1, 6, 3, 112, 112), "uniform"))[0]
+
+
+def golden():
+    """Published outputs of the tiny networks, as tensors: those in the repository, or all where LATHE_REFERENCE points."""
+    reference = os.environ.get("LATHE_REFERENCE")
+    whole = Path(reference or "") / "goldens" / "geolrm_tiny.npz"
+    path = whole if reference and whole.is_file() else Path(__file__).parent / "goldens" / "geolrm_tiny_core.npz"
+    with np.load(path) as file:
+        return {key: torch.from_numpy(value) for key, value in file.items()}
