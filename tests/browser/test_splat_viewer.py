@@ -108,6 +108,23 @@ def test_arrows_go_through_a_batch(page: ComfyPage):
     assert "1 of 2" in words()
 
 
+def test_of_two_files_the_one_asked_for_last_stays(page: ComfyPage):
+    """The first takes longer; a viewer that only notes what it shows stands in for the real one."""
+    seen = page.tab.evaluate(f"""async () => {{
+      const preview = {PREVIEW}, [real, splats, posters] = [preview.viewer, preview.splats, preview.posters], seen = [];
+      const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+      preview.viewer = {{ show: async (url) => {{ await wait(url.includes('slow') ? 400 : 0); seen.push(url.match(/slow|quick/)[0]) }} }};
+      const files = ['slow', 'quick', 'quick'].map((filename) => ({{ ...splats[0], filename }}));
+      const first = preview.show(files, posters, 0);
+      await wait(50);
+      await Promise.all([first, preview.show(files, posters, 1), preview.show(files, posters, 2)]);
+      preview.viewer = real;
+      await preview.show(splats, posters, 0);
+      return seen;
+    }}""")
+    assert seen == ["slow", "quick"], "one after the other, and those passed over not at all"
+
+
 def test_the_viewer_is_no_part_of_the_workflow(page: ComfyPage, splat_file: str):
     (inputs,) = [node["inputs"] for node in page.prompt().values() if node["class_type"] == "LathePreviewSplat"]
     assert set(inputs) == {"splat"}

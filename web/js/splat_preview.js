@@ -60,13 +60,20 @@ class Preview {
     if (posters[index]) Object.assign(this.poster, { src: address(posters[index]), style: `${this.poster.style.cssText};display:block` })
     this.say(caption)
     const job = (this.job = (this.job ?? 0) + 1)
+    const before = this.showing
+    let shown
+    this.showing = new Promise((resolve) => (shown = resolve))
     try {
+      await before // one after the other: of two files, the smaller would come first
+      if (job !== this.job) return
       const viewer = await this.open()
       await viewer.show(address(splats[index]), { position, target, fov })
-      if (job === this.job) this.poster.style.display = 'none'
+      if (job === this.job && viewer === this.viewer) this.poster.style.display = 'none'
     } catch (error) {
       console.warn('Lathe: the splat viewer does not run here.', error)
       if (job === this.job) this.say(`${caption}. Only a picture: ${error.message}.`)
+    } finally {
+      shown()
     }
   }
 
