@@ -138,7 +138,7 @@ def network_views(
     own = cameras.of_asset(asset)
     rows = slice(asset * own.n_views, (asset + 1) * own.n_views)
     pictures = images[rows].float().clamp(0, 1)
-    color = torch.tensor(list(background))[:, None, None]
+    color = torch.tensor(list(background), dtype=torch.float32)[:, None, None]
     if masks is not None:
         pictures = pictures * masks[rows] + color * (1 - masks[rows])
     pictures, own = _squared(pictures, own, color)
