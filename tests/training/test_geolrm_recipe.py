@@ -80,7 +80,7 @@ def test_objectives_reach_their_weights(data, form):
     torch.manual_seed(0)
     proposal, reconstruction = sizes.new_proposal(TINY.proposal), sizes.new_reconstruction(TINY.reconstruction)
     first = train_proposal.Objective(data, TINY.view_size, form)
-    second = train_reconstruction.Objective(data, proposal.eval().requires_grad_(False), TINY.view_size, form)
+    second = train_reconstruction.Objective(data, proposal.eval().requires_grad_(False), TINY, form)
     for net, objective in ((sizes.new_proposal(TINY.proposal), first), (reconstruction, second)):
         loss, parts = objective(net.train(), torch.Generator().manual_seed(1))
         loss.backward()

@@ -14,22 +14,23 @@ from ...pipelines.nets.geolrm import GeoLRMConfig, ProposalNetwork, Reconstructi
 
 @dataclass(frozen=True)
 class Size:
-    """One size of both networks, and the side in pixels of the views they see."""
+    """One size of both networks, the side in pixels of the views they see, and how many views judge a reconstruction in a step."""
 
     view_size: int
+    targets: int
     proposal: GeoLRMConfig
     reconstruction: GeoLRMConfig
 
 
-def _size(view_size: int, dim: int, layers: int, heads: int, features: int, samples: int, grid: int, gaussians: int) -> Size:
-    shared = GeoLRMConfig(dim, layers, heads, vit=(dim, layers - 1, heads), feature_dim=features, samples=samples, grid=grid, token_cells=4)
+def _size(view_size: int, targets: int, dim: int, layers: int, heads: int, features: int, grid: int, gaussians: int) -> Size:
+    shared = GeoLRMConfig(dim, layers, heads, vit=(dim, layers - 1, heads), feature_dim=features, samples=4, grid=grid, token_cells=4)
     cell = 1 / grid
-    return Size(view_size, shared, replace(shared, gaussians=gaussians, offset_max=2 * cell, scale_max=cell))
+    return Size(view_size, targets, shared, replace(shared, gaussians=gaussians, offset_max=2 * cell, scale_max=cell))
 
 
 SIZES = {
-    "mini": _size(112, dim=96, layers=3, heads=4, features=96, samples=4, grid=40, gaussians=8),
-    "tiny": _size(56, dim=48, layers=2, heads=2, features=32, samples=4, grid=16, gaussians=8),
+    "mini": _size(112, targets=3, dim=96, layers=3, heads=4, features=96, grid=40, gaussians=8),
+    "tiny": _size(56, targets=1, dim=48, layers=2, heads=2, features=32, grid=16, gaussians=8),
 }
 
 

@@ -30,7 +30,7 @@ from lathe.training.geolrm.occupancy import occupied_cells  # noqa: E402
 from lathe.training.geolrm.train_proposal import logits_of  # noqa: E402
 from lathe.training.rendered import RenderedObjects  # noqa: E402
 
-MOST_VIEWS, TARGETS = 7, 3
+MOST_VIEWS = 7
 MOST_TOKENS = 2048
 THRESHOLD = 0.5
 TRUE_CELLS = 0.25
@@ -51,13 +51,13 @@ def tokens_of(cells: Tensor, seed: int) -> Tensor:
 class Objective:
     """Stage 2 on one random asset."""
 
-    def __init__(self, data: RenderedObjects, proposal: ProposalNetwork, view_size: int, form: Form) -> None:
-        self.data, self.proposal, self.view_size, self.form = data, proposal, view_size, form
+    def __init__(self, data: RenderedObjects, proposal: ProposalNetwork, size: sizes.Size, form: Form) -> None:
+        self.data, self.proposal, self.size, self.form = data, proposal, size, form
         self.perceptual = load_perceptual()
 
     def __call__(self, net: ReconstructionNetwork, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         sizes.keep_statistics(net)
-        sample = draw(self.data, generator, self.view_size, MOST_VIEWS, TARGETS)
+        sample = draw(self.data, generator, self.size.view_size, MOST_VIEWS, self.size.targets)
         cells = occupied_cells(sample.surface, net.config.grid)
         if float(torch.rand((), generator=generator)) >= TRUE_CELLS:
             with torch.no_grad():
@@ -117,7 +117,7 @@ def main() -> None:
     size = sizes.SIZES[args.size]
     proposal = trained_proposal(args.proposal, size)
     loop.run(
-        sizes.new_reconstruction(size.reconstruction), Objective(train, proposal, size.view_size, args.form),
+        sizes.new_reconstruction(size.reconstruction), Objective(train, proposal, size, args.form),
         Evaluation(test, proposal, size.view_size, args.form), folder=args.run, batch=1, minutes=args.minutes,
         total_minutes=args.total_minutes, learning_rate=args.learning_rate, precision="no",
     )  # fmt: skip
