@@ -117,6 +117,7 @@ def test_inconsistent_views(monkeypatch, capsys, tmp_path, small):
     assert 0 < facts["image_level"]["sharpness"] < 5
     facts = result["renoise"]["per_object"][KEY]
     assert facts["agrees"] == (facts["ours"]["disagreement"] < facts["before"]["disagreement"])
+    assert result["renoise"]["render_share"] == 0.5
     assert set(result["renoise"]["baselines"]) == {"before", "without_round"}
     for half in ("loss_ablation", "renoise_round"):
         assert (tmp_path / f"{half}_scopia__vase3.png").stat().st_size > 1000
