@@ -4,7 +4,7 @@ The cells are those the trained proposal network finds in the same views, as the
 teach more at first.
 
     python training/geolrm/train_reconstruction.py --data DIR --proposal DIR --run DIR --minutes 60 [--total-minutes 60]
-        [--size mini|tiny] [--form tokens|heads]
+        [--most-views 7] [--size mini|tiny] [--form tokens|heads]
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from lathe.training.geolrm.occupancy import occupied_cells  # noqa: E402
 from lathe.training.geolrm.train_proposal import logits_of  # noqa: E402
 from lathe.training.rendered import RenderedObjects  # noqa: E402
 
-MOST_VIEWS = 7
 MOST_TOKENS = 2048
 THRESHOLD = 0.5
 TRUE_CELLS = 0.25
@@ -51,13 +50,13 @@ def tokens_of(cells: Tensor, seed: int) -> Tensor:
 class Objective:
     """Stage 2 on one random asset."""
 
-    def __init__(self, data: RenderedObjects, proposal: ProposalNetwork, size: sizes.Size, form: Form) -> None:
-        self.data, self.proposal, self.size, self.form = data, proposal, size, form
+    def __init__(self, data: RenderedObjects, proposal: ProposalNetwork, size: sizes.Size, form: Form, most_views: int = 7) -> None:
+        self.data, self.proposal, self.size, self.form, self.most_views = data, proposal, size, form, most_views
         self.perceptual = load_perceptual()
 
     def __call__(self, net: ReconstructionNetwork, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         sizes.keep_statistics(net)
-        sample = draw(self.data, generator, self.size.view_size, MOST_VIEWS, self.size.targets)
+        sample = draw(self.data, generator, self.size.view_size, self.most_views, self.size.targets)
         cells = occupied_cells(sample.surface, net.config.grid)
         if float(torch.rand((), generator=generator)) >= TRUE_CELLS:
             with torch.no_grad():
@@ -111,13 +110,14 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--size", choices=tuple(sizes.SIZES), default="mini")
     parser.add_argument("--form", choices=("tokens", "heads"), default="tokens", help="self-attention: paper's or published code's")
+    parser.add_argument("--most-views", type=int, default=7, help="1 to so many random views go in")
     args = parser.parse_args()
     torch.manual_seed(0)
     train, test = RenderedObjects(args.data / "train"), RenderedObjects(args.data / "test")
     size = sizes.SIZES[args.size]
     proposal = trained_proposal(args.proposal, size)
     loop.run(
-        sizes.new_reconstruction(size.reconstruction), Objective(train, proposal, size, args.form),
+        sizes.new_reconstruction(size.reconstruction), Objective(train, proposal, size, args.form, args.most_views),
         Evaluation(test, proposal, size.view_size, args.form), folder=args.run, batch=1, minutes=args.minutes,
         total_minutes=args.total_minutes, learning_rate=args.learning_rate, precision="no",
     )  # fmt: skip
