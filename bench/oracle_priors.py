@@ -17,18 +17,17 @@ from torch import Tensor
 from ..pipelines.cameras import posed_cameras
 from ..pipelines.data.cameras import Cameras
 from ..pipelines.ops.camera_math import relative_pose
-from ..pipelines.prior_settings import SdsSettings
+from ..pipelines.prior_settings import load_prior_preset
 from ..pipelines.priors import ScoreDistillation
 from ..training.object_raster import build_atlas, render_samples
 from ..training.objects import RenderObject
 
+PRESET = "threestudio"  # weights and noise levels
 RADIUS, FOV = 1.8, 40.0  # of the reference view, Magic123's
 OBJECT_RADIUS = 0.6  # of the farthest vertex: what a camera there sees whole (1.8 sin 20 degrees is 0.616)
 WORDS = {"front": (0.0, 0.0), "side": (90.0, 0.0), "back": (180.0, 0.0), "overhead": (0.0, 75.0)}
 """Azimuth and elevation in degrees that a view word stands for. A prompt does not tell one side from the other."""
 STEPS, FIRST_BETA, LAST_BETA = 1000, 0.00085, 0.012  # Stable Diffusion's noise schedule
-SETTINGS = SdsSettings(weight=1.0, guidance=1.0, times=(0.2, 0.6), final_times=(0.2, 0.6), weighting="one_minus_sqrt_alpha_bar")
-
 Watch = Callable[[], Cameras | None]
 """Gives the cameras that the loop rendered last."""
 
@@ -144,4 +143,4 @@ def view_word(camera: Cameras) -> str:
 
 def oracle_prior(truth: TrueViews, size: int, *, words: bool = False, watch: Watch | None = None) -> ScoreDistillation:
     """An oracle behind score distillation."""
-    return ScoreDistillation(Oracle(truth, size, words, watch), {"coarse": SETTINGS, "fine": SETTINGS})
+    return ScoreDistillation(Oracle(truth, size, words, watch), load_prior_preset(PRESET).settings["2d" if words else "3d"])

@@ -434,7 +434,7 @@ def reports(loop: Distillation, reference: ReferenceView) -> tuple[Any, ...]:
 
     cameras = orbit_cameras(TURNTABLE_VIEWS, elevation=15.0, radius=reference.radius, fov=reference.fov)
     white = torch.ones(3, device=loop.device)
-    side = min(max(loop.settings.size, 64), TURNTABLE_SIDE)
+    side = min(max(loop.fitting.size, 64), TURNTABLE_SIDE)
     frames = [loop.draw(cameras.select([view]), side, [PLAIN], white, False).images.cpu() for view in range(cameras.n_views)]
     curve = loss_curve(loop.losses, title=f"{loop.stage}: losses before their weights")[None]
     return sockets.images_out(torch.cat(frames)), sockets.images_out(curve), state_of(loop)

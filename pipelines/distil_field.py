@@ -14,7 +14,7 @@ from .distil_settings import CoarseSettings
 from .distil_views import ReferenceView, Shading
 from .nets.distil_net import DistilledField, DistilNet, copy_of
 from .ops import camera_math, distil_losses
-from .ops.ray_march import OccupancyGrid, march
+from .ops.ray_march import OccupancyGrid, Samples, march
 from .priors import Prior, at_stage
 
 ENTROPY_GROWS = 0.5  # share of the steps over which the entropy's weight grows to its full size
@@ -90,7 +90,7 @@ class DistilField(Distillation):
         if from_density and (lit or smooth or (learning and weights.orientation > 0)):
             normals = self.net.normals(samples.points)
         if lit and from_density:
-            colors = self._lit(colors, normals, samples.rays, samples.slot, samples.depths.shape[1], size * size, shading)
+            colors = self._lit(colors, normals, samples, size * size, shading)
         alpha = shares.sum(1, keepdim=True)
         parts = [(shares[..., None] * samples.spread(colors)).sum(1), alpha, (shares * samples.depths).sum(1, keepdim=True)]
         if normals is not None:
@@ -108,29 +108,27 @@ class DistilField(Distillation):
                 albedo = (image / alphas.clamp(min=1e-3)).movedim(1, -1)
                 image = torch.stack([one.apply(albedo[v], unit[v]) for v, one in enumerate(shading)]).movedim(-1, 1) * alphas
         image = image + (1 - alphas) * background.view(1, 3, 1, 1)
-        penalty = self._penalty(shares, normals, flat_directions[samples.rays], samples) if learning else None
+        penalty = self._penalty(shares, normals, flat_directions, samples) if learning else None
         return Drawn(image, drawn.alphas, drawn.depths, drawn.normals if smooth else None, penalty)
 
-    def _lit(
-        self, colors: Tensor, normals: Tensor | None, rays: Tensor, slot: Tensor, width: int, pixels: int, shading: Sequence[Shading]
-    ) -> Tensor:
+    def _lit(self, colors: Tensor, normals: Tensor | None, samples: Samples, pixels: int, shading: Sequence[Shading]) -> Tensor:
         """Colours of samples in the light of their view."""
-        view = torch.div(rays, pixels, rounding_mode="floor")[torch.div(slot, max(width, 1), rounding_mode="floor")]
+        view = torch.div(samples.rays, pixels, rounding_mode="floor")[samples.ray]
         out = colors
         for number, one in enumerate(shading):
             out = torch.where((view == number)[:, None], one.apply(colors, normals), out)
         return out
 
-    def _penalty(self, shares: Tensor, normals: Tensor | None, directions: Tensor, samples: Any) -> Tensor | None:
+    def _penalty(self, shares: Tensor, normals: Tensor | None, directions: Tensor, samples: Samples) -> Tensor | None:
         """Entropy of the samples' weights, and normals that face away from the camera."""
         weights, total = self.settings.weights, None
+        own = shares.reshape(-1)[samples.slot]
         if weights.entropy:
             growing = min(1.0, self._progress / ENTROPY_GROWS)
-            total = weights.entropy * growing * distil_losses.entropy(shares[samples.depths > 0])
+            total = weights.entropy * growing * distil_losses.entropy(own)
         if weights.orientation and normals is not None:
-            towards = torch.nn.functional.normalize(directions, dim=-1)[:, None]
-            away = (samples.spread(normals) * towards).sum(-1).clamp(min=0).square()
-            facing = weights.orientation * (shares.detach() * away).sum() / max(len(samples.points), 1)
+            towards = torch.nn.functional.normalize(directions, dim=-1)[samples.rays][samples.ray]
+            facing = weights.orientation * distil_losses.orientation(own, normals, towards)
             total = facing if total is None else total + facing
         return total
 

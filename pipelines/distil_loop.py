@@ -19,6 +19,7 @@ from .distil_settings import LoopSettings
 from .distil_views import PLAIN, ReferenceView, Shading, depth_normals, random_cameras, random_shading
 from .fit_targets import MOST_BAD_STEPS, FitBroken
 from .ops import distil_losses
+from .out_of_memory import FittingSize
 from .priors import Prior, required_cameras
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ WHITE = (1.0, 1.0, 1.0)
 PREVIEW_EVERY = 10  # steps
 PREVIEW_SIDE = 192  # pixels at most
 PREVIEW_TURN = 12.0  # degrees from one preview to the next
-LEAST_SIZE = 32  # pixels; below it nothing is gained by halving
+LEAST_SIZE = 16  # pixels
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Distillation(ABC):
     Attributes:
         losses: one mapping a step, every term before its weight, and "total".
         skipped: steps that changed nothing because their numbers were not finite.
-        halved: whether memory ran out once, so that views are half as large.
+        fitting: the side of random views, halved once where memory runs out.
     """
 
     stage: str
@@ -77,7 +78,7 @@ class Distillation(ABC):
         self.generator = torch.Generator().manual_seed(seed)
         self.losses: list[dict[str, float]] = []
         self.skipped = self._bad_in_a_row = 0
-        self.halved = False
+        self.fitting = FittingSize(settings.size, LEAST_SIZE)
         self.guess: Tensor | None = None
         self._scaled: dict[int, ReferenceView] = {}
 
@@ -119,7 +120,7 @@ class Distillation(ABC):
         """That many more steps. A tick that raises ends the loop between two steps.
 
         Raises:
-            FitBroken: too many steps in a row were not finite. MemoryError: views of half the size did not fit either.
+            FitBroken: too many steps in a row were not finite. ValueError: views of half the size did not fit the memory either.
         """
         for done in range(1, steps + 1):
             self.step()
@@ -129,16 +130,12 @@ class Distillation(ABC):
     def step(self) -> dict[str, float]:
         """Looks at some views and moves the parameters. Returns this step's losses, which `losses` keeps as well."""
         kept = self.generator.get_state()
-        try:
+
+        def attempt(size: int) -> dict[str, float]:
+            self.generator.set_state(kept)
             return self._step()
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            problem = str(error).splitlines()[0]
-        self._clear()
-        self._halve(problem)
-        self.generator.set_state(kept)
-        return self.step()
+
+        return self.fitting.run(attempt)
 
     def _step(self) -> dict[str, float]:
         number, settings = self.steps_done + 1, self.settings
@@ -147,10 +144,9 @@ class Distillation(ABC):
         self.before(progress)
         totals: dict[str, float] = {"total": 0.0}
         fine = True
-        sees = self.reference.image is not None and (
-            number <= settings.reference_first or number % settings.reference_every == 0 or self.prior is None
-        )
-        if sees and self.reference.weight > 0:
+        pictured = self.reference.image is not None and self.reference.weight > 0
+        sees = pictured and (number <= settings.reference_first or number % settings.reference_every == 0 or self.prior is None)
+        if sees:
             self._look_at_reference(progress, totals)
         if self.prior is not None and (not sees or (settings.together and number > settings.reference_first)):
             fine = self._look_around(progress, totals)
@@ -168,7 +164,7 @@ class Distillation(ABC):
     @torch.no_grad()
     def picture(self) -> Tensor:
         """(H, 2W, 3) the asset from a camera that goes around with the steps, beside what the prior guessed last (where it says)."""
-        side = min(self.settings.size, PREVIEW_SIDE)
+        side = min(self.fitting.size, PREVIEW_SIDE)
         turn = PREVIEW_TURN * self.steps_done / PREVIEW_EVERY
         reference = replace(self.reference, image=None, mask=None, depth=None)
         around = random_cameras(1, replace(self.settings.cameras, azimuth=(turn, turn), elevation=(15.0, 15.0), dome=0.0), reference,
@@ -182,7 +178,7 @@ class Distillation(ABC):
     # ---- views -------------------------------------------------------------------------------------------------------
 
     def _look_at_reference(self, progress: float, totals: dict[str, float]) -> None:
-        side = max(round(self.settings.size_at(progress) * self.settings.reference_scale), LEAST_SIZE // 2)
+        side = max(round(self._size(progress) * self.settings.reference_scale), LEAST_SIZE)
         truth = self._reference_at(side)
         assert truth.image is not None
         drawn = self.draw(truth.camera, side, [PLAIN], torch.ones(3, device=self.device), True)
@@ -212,7 +208,7 @@ class Distillation(ABC):
         shading = [random_shading(progress, settings.shading, one, self.generator) for one in one_by_one]
         shade = torch.rand(3, generator=self.generator).to(self.device)
         background = shade if settings.random_background else torch.ones(3, device=self.device)
-        drawn = self.draw(cameras, settings.size_at(progress), shading, background, True)
+        drawn = self.draw(cameras, self._size(progress), shading, background, True)
         told = prior.guide(drawn.images.detach().clamp(0, 1), cameras, progress, self.generator)
         if told.guess is not None:
             self.guess = told.guess[0]
@@ -234,7 +230,7 @@ class Distillation(ABC):
         if drawn.normals is not None and weights.normal_tv:
             terms["normal variation"] = weights.normal_tv, distil_losses.normal_variation((drawn.normals + 1) / 2)
         if weights.opacity:
-            terms["opacity"] = weights.opacity, drawn.alphas.mean()
+            terms["opacity"] = weights.opacity, distil_losses.opacity(drawn.alphas)
         total = sum((scale * value for scale, value in terms.values()), drawn.images.sum() * 0) * weight
         if drawn.penalty is not None:
             total = total + drawn.penalty
@@ -248,6 +244,10 @@ class Distillation(ABC):
         assert drawn.depths is not None
         depths = drawn.depths / drawn.alphas.clamp(min=1e-3)
         return depth_normals(depths, cameras) * drawn.alphas
+
+    def _size(self, progress: float) -> int:
+        """Side of random views at this share of the steps, in what memory allows."""
+        return max(self.settings.size_at(progress) * self.fitting.size // self.fitting.first, LEAST_SIZE)
 
     def _reference_at(self, side: int) -> ReferenceView:
         if side not in self._scaled:
@@ -267,21 +267,6 @@ class Distillation(ABC):
                 f"{self.steps_done}. Often the prior's model or VAE runs in half precision: load it in fp32, or lower its guidance."
             )
 
-    def _halve(self, problem: str) -> None:
-        settings = self.settings
-        if self.halved or settings.size // 2 < LEAST_SIZE:
-            raise MemoryError(
-                f"{self.stage}: memory ran out with views of {settings.size} pixels ({problem}). Choose a smaller size or a smaller grid, "
-                "or free memory held by other models."
-            )
-        self.halved = True
-        first = settings.first_size // 2 if settings.first_size >= 2 * LEAST_SIZE else settings.first_size
-        self.settings = replace(settings, size=settings.size // 2, first_size=first)
-        log.warning("%s: memory ran out with views of %d pixels; it goes on with %d.", self.stage, settings.size, self.settings.size)
-        self._scaled.clear()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
     def _clear(self) -> None:
         self.optimiser().zero_grad(set_to_none=True)
 
@@ -294,7 +279,7 @@ class Distillation(ABC):
             for key, value in self.optimiser().state.get(leaf, {}).items():
                 tensors[f"adam.{name}.{key}"] = torch.as_tensor(value).detach()
         tensors["generator"] = self.generator.get_state()
-        about = {"stage": self.stage, "losses": self.losses, "skipped": self.skipped, "halved": self.halved, "size": self.settings.size}
+        about = {"stage": self.stage, "losses": self.losses, "skipped": self.skipped, "size": self.fitting.size}
         return {name: tensor.cpu().clone() for name, tensor in tensors.items()}, about
 
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -323,11 +308,7 @@ class Distillation(ABC):
                 self.optimiser().state[leaf] = on_device
         self.generator.set_state(tensors["generator"].to(torch.uint8).cpu())
         self.losses = [dict(step) for step in about["losses"]]
-        self.skipped, self.halved = int(about["skipped"]), bool(about["halved"])
-        if self.halved:
-            self.settings = replace(self.settings, size=int(about["size"]))
+        self.skipped = int(about["skipped"])
+        if 2 * int(about["size"]) == self.fitting.first:  # memory ran out before
+            self.fitting.size = int(about["size"])
 
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error).lower()

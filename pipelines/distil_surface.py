@@ -56,24 +56,20 @@ class TetGrid:
     def __init__(self, mesh: Mesh, cells: int, band: float, device: torch.device | str) -> None:
         half = float(mesh.vertices.abs().max()) + MARGIN
         self.cell = 2 * half / cells
-        positions, tets = tet_grid(cells)
-        low, high = positions.amin(0), positions.amax(0)
-        unit = (positions - low) / (high - low)
-        place = (unit * cells).round().long()
-        row = (place[:, 0] * (cells + 1) + place[:, 1]) * (cells + 1) + place[:, 2]
-        distances = mesh_sdf(mesh.vertices, mesh.faces, regular_grid(cells, 2 * half), cells, max(NEAR, band))
-        sdf = -distances.sdf[row]
+        positions, tets = tet_grid(cells, half)
+        # Both grids run through their corners in the same order, x slowest.
+        sdf = -mesh_sdf(mesh.vertices, mesh.faces, regular_grid(cells, 2 * half), cells, max(NEAR, band)).sdf
         if band > 0:
             free = sdf.abs() < band
             tets = tets[free[tets].any(1)]
             used = torch.unique(tets)
             number = torch.zeros(len(sdf), dtype=torch.int64)
             number[used] = torch.arange(len(used))
-            tets, sdf, unit, free = number[tets], sdf[used], unit[used], free[used]
+            tets, sdf, positions, free = number[tets], sdf[used], positions[used], free[used]
         else:
             free = torch.ones(len(sdf), dtype=torch.bool)
         self._tets, self._free = tets.to(device), free.nonzero()[:, 0].to(device)
-        self._positions = ((unit * 2 - 1) * half).to(device)
+        self._positions = positions.to(device)
         self._fixed = sdf.to(device)
         self.sdf = sdf[free].to(device).clone().requires_grad_(True)
         self.displacement = torch.zeros(len(self._free), 3, device=device).requires_grad_(True)

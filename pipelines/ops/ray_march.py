@@ -87,6 +87,11 @@ class Samples:
     lengths: Tensor
     slot: Tensor
 
+    @property
+    def ray(self) -> Tensor:
+        """(P,) the row of `rays` that each sample lies on."""
+        return torch.div(self.slot, max(self.depths.shape[1], 1), rounding_mode="floor")
+
     def spread(self, values: Tensor) -> Tensor:
         """(P, ...) -> (R', K, ...), 0 in empty places."""
         full = values.new_zeros((self.depths.numel(), *values.shape[1:]))
