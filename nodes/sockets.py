@@ -113,14 +113,15 @@ def color_in(text: str) -> tuple[float, float, float]:
 
 
 def images_in(image: Tensor) -> Tensor:
-    """IMAGE (N, H, W, C) -> (N, 3, H, W) float32 in [0, 1]. An alpha channel is dropped (see `alpha_in`), grey is repeated.
+    """IMAGE (N, H, W, C) -> (N, 3, H, W) float32 in [0, 1]. An alpha channel is dropped (see `alpha_in`), grey is repeated; whole numbers
+    of 8 and 16 bits, which some nodes hand on, are brought to that range.
 
     Raises:
         ValueError: another shape, no pixels, or pixels that are not finite.
     """
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise ValueError(f"An IMAGE of shape (count, height, width, 1, 3 or 4 channels) is expected, this one is {tuple(image.shape)}.")
-    pixels = image[..., :3].to(torch.float32).movedim(-1, 1)
+    pixels = _shares(image[..., :3]).movedim(-1, 1)
     bad = ~torch.isfinite(pixels).flatten(1).all(1)
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
@@ -134,7 +135,13 @@ def alpha_in(image: Tensor) -> Tensor | None:
     """The alpha of a four-channel IMAGE as (N, 1, H, W), 1 = object; None where the image has none."""
     if image.ndim != 4 or image.shape[-1] != 4:
         return None
-    return image[..., 3].to(torch.float32).clamp(0, 1)[:, None].contiguous()
+    return _shares(image[..., 3]).clamp(0, 1)[:, None].contiguous()
+
+
+def _shares(values: Tensor) -> Tensor:
+    """float32, whole numbers as shares of the largest their kind holds."""
+    full = {torch.uint8: 255, torch.uint16: 65535}.get(values.dtype)
+    return values.to(torch.float32) if full is None else values.to(torch.float32) / full
 
 
 def images_out(images: Tensor) -> Tensor:

@@ -65,6 +65,14 @@ def test_an_alpha_channel_serves_as_masks_and_grey_and_half_precision_pictures_d
     assert len(splat_sockets.from_core_splat(fit(images.half(), masks)[0])[0]) > 0
 
 
+def test_whole_numbers_of_8_and_16_bits_are_the_same_pictures():
+    images, masks = disc()
+    with_alpha = torch.cat([images, masks[..., None]], -1)
+    made = [splat_sockets.from_core_splat(fit(given)[0])[0] for given in (
+        with_alpha, (with_alpha * 255).to(torch.uint8), (with_alpha * 65535).to(torch.int32).to(torch.uint16))]  # fmt: skip
+    assert all(torch.equal(one.positions, made[0].positions) and torch.equal(one.sh, made[0].sh) for one in made[1:])
+
+
 def test_starts_from_a_mesh_from_voxels_and_from_splats():
     images, masks = disc()
     triangle = Mesh(torch.tensor([[-0.5, -0.5, 0], [0.5, -0.5, 0], [0, 0.5, 0]]), torch.tensor([[0, 1, 2]]))
