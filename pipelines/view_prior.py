@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .data.cameras import Cameras
+from .foreground import key_plain_background
 from .nets.attention import Attention, torch_attention
 from .nets.reference_attention import ReferenceUNet
 from .ops.frozen_copy import FrozenCopy
@@ -47,6 +48,8 @@ class ViewGridDenoiser:
     ) -> None:
         if image.ndim != 4 or len(image) != 1 or image.shape[1] != 3:
             raise ValueError(f"A view model draws from one picture (1, 3, S, S), not {tuple(image.shape)}.")
+        if mask is None and model.guide is not None:  # says now what is wrong with the picture
+            mask = key_plain_background(image[0])[None, None]
         self.model, self.image, self.mask, self.seed = model, image.float(), mask, seed
         self.device, self.attention, self.use = device, attention, use
         self.size = (model.view_size, model.view_size)
@@ -85,17 +88,14 @@ class ViewGridDenoiser:
                 # The reference's noise is the same in each step: what differs from step to step is what the guess is about.
                 generator = torch.Generator().manual_seed(self.seed)
                 dtype = next(self.model.unet.parameters()).dtype
-                _, clean = look(
-                    self.model, network, condition, noised, timestep, self._kept, generator, guidance=guidance, dtype=dtype
-                )  # fmt: skip
+                _, clean = look(self.model, network, condition, noised, timestep, self._kept, generator, guidance=guidance, dtype=dtype)
         return clean.clone().to(latents.device)
 
     def _reference(self) -> Condition:
         """What the network sees of the picture: found once, kept where it is small."""
         if self._condition is None:
             generators = [torch.Generator().manual_seed(self.seed)]
-            mask = None if self.mask is None else self.mask.float()
-            (self._condition,) = encode(self.model, self.image.to(self.device), generators, mask, guided=True, use=self.use)
+            (self._condition,) = encode(self.model, self.image.to(self.device), generators, self.mask, guided=True, use=self.use)
         return self._condition
 
     def picture(self, latents: Tensor) -> Tensor | None:

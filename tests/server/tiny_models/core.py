@@ -10,12 +10,15 @@ import torch
 from comfy_api.latest import io
 
 WIDTH, TOKEN = 32, 64  # channels of the first level, width of a token
-FLOW = comfy.model_base.ModelType.FLOW
+FLOW, V = comfy.model_base.ModelType.FLOW, comfy.model_base.ModelType.V_PREDICTION
+FILMS = ("sv3d_p", "svd")
 
 # Core's class of the family, what its U-Net has beyond the smallest, and the kind of prediction where it is not the class's own.
 FAMILIES = {
     "sd15": ("SD15", {}, None),
+    "v": ("SD15", {}, V),
     "flow": ("SD15", {}, FLOW),
+    "zero123": ("Stable_Zero123", {"in_channels": 8, "context_dim": 768}, None),
     "sv3d_p": ("SV3D_p", {"in_channels": 8, "adm_in_channels": 256 + 2 * 512}, None),
     "svd": ("SVD_img2vid", {"in_channels": 8, "adm_in_channels": 3 * 256}, None),
 }
@@ -33,7 +36,7 @@ def filled(module, seed):
     return module.requires_grad_(False).eval()
 
 
-def unet_settings(extra):
+def unet_settings(extra, film):
     """Two levels with a transformer each; films get the layers across frames as well."""
     settings = {
         "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": WIDTH, "channel_mult": [1, 2], "num_res_blocks": [1, 1],
@@ -41,7 +44,7 @@ def unet_settings(extra):
         "use_spatial_transformer": True, "use_linear_in_transformer": False, "legacy": False, "num_heads": 4, "num_head_channels": -1,
         "adm_in_channels": None, "use_temporal_attention": False, "use_temporal_resblock": False, "dtype": torch.float32, **extra,
     }  # fmt: skip
-    if extra:
+    if film:
         settings |= {
             "num_classes": "sequential", "use_linear_in_transformer": True, "use_temporal_attention": True, "use_temporal_resblock": True,
             "extra_ff_mix_layer": True, "use_spatial_context": True, "merge_strategy": "learned_with_images", "merge_factor": 0.0,
@@ -53,11 +56,15 @@ def unet_settings(extra):
 def small_model(family):
     """A MODEL of this family."""
     kind, extra, prediction = FAMILIES[family]
-    config = getattr(comfy.supported_models, kind)(unet_settings(extra))
-    config.unet_config = unet_settings(extra)
+    settings = unet_settings(extra, family in FILMS)
+    config = getattr(comfy.supported_models, kind)(dict(settings))
+    config.unet_config = settings
     config.set_inference_dtype(torch.float32, None)
     if prediction is None:
-        model = config.get_model({}, "", device="cpu")
+        draw = torch.Generator().manual_seed(5)
+        pose = {"cc_projection.weight": torch.randn(768, 772, generator=draw) * 0.03, "cc_projection.bias": torch.zeros(768)}
+        with torch.no_grad():  # core fills Zero123's projection in place
+            model = config.get_model(pose if family == "zero123" else {}, "", device="cpu")
     else:
         model = comfy.model_base.BaseModel(config, model_type=prediction, device="cpu")
     filled(model.diffusion_model, seed=1)
@@ -111,7 +118,7 @@ class CoreConditioning(io.ComfyNode):
     @classmethod
     def execute(cls, family, frames):
         generator = torch.Generator().manual_seed(4)
-        film = family in ("sv3d_p", "svd")
+        film = family in FILMS
         tokens = torch.randn(1, 1 if film else 7, TOKEN, generator=generator)
         picture = torch.randn(1, 4, 8, 8, generator=generator)
         orbit = {"elevation": [10.0] * frames, "azimuth": [360.0 * i / frames for i in range(frames)]} if family == "sv3d_p" else {}
