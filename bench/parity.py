@@ -18,11 +18,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import lathe_root  # noqa: E402, F401
 from lathe.bench import common  # noqa: E402
-from lathe.bench.parity_checks import flexicubes, instantmesh, zero123plus  # noqa: E402
+from lathe.bench.parity_checks import flexicubes, geolrm, instantmesh, zero123plus  # noqa: E402
 from lathe.bench.parity_checks.goldens import Result, check_group, find_golden  # noqa: E402
 
 LIST = Path(__file__).parent / "parity_list.json"
-CHECKS = {"flexicubes": flexicubes.outputs, "instantmesh": instantmesh.outputs, "zero123plus": zero123plus.outputs}
+CHECKS = {
+    "flexicubes": flexicubes.outputs, "instantmesh": instantmesh.outputs, "zero123plus": zero123plus.outputs, "geolrm": geolrm.outputs,
+}  # fmt: skip
 
 
 def read_list() -> list[dict[str, Any]]:

@@ -27,8 +27,8 @@ def test_bundled_goldens(name):
 
 
 @needs_reference
-@pytest.mark.parametrize("name", [name for name in GROUPS if name.startswith("flexi_")])
-def test_flexicubes_goldens(name):
+@pytest.mark.parametrize("name", ["geolrm_tiny", *(name for name in GROUPS if name.startswith("flexi_"))])
+def test_other_small_goldens(name):
     assert failures(name) == []
 
 
