@@ -12,7 +12,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import host
 
-SERVICES = {"core_models", "core_priors", "host", "sockets", "splat_sockets", "voxel_sockets"}
+SERVICES = {"core_models", "core_priors", "core_words", "host", "sockets", "splat_sockets", "voxel_sockets"}
 
 
 def stage_modules() -> list[str]:

@@ -19,6 +19,7 @@ FAMILIES = {
     "v": ("SD15", {}, V),
     "flow": ("SD15", {}, FLOW),
     "zero123": ("Stable_Zero123", {"in_channels": 8, "context_dim": 768}, None),
+    "sdxl": ("SDXL", {"context_dim": TOKEN + 96, "adm_in_channels": 96 + 6 * 256, "num_classes": "sequential"}, None),
     "sv3d_p": ("SV3D_p", {"in_channels": 8, "adm_in_channels": 256 + 2 * 512}, None),
     "svd": ("SVD_img2vid", {"in_channels": 8, "adm_in_channels": 3 * 256}, None),
 }
