@@ -4,12 +4,14 @@
     python bench/speed.py --stage lrm [--official DIR] [--variant instant_mesh_large]
     python bench/speed.py --stage image_to_mesh
     python bench/speed.py --stage splats [--plot FILE]
+    python bench/speed.py --stage hash_grid
 
 DIR is a checkout of InstantMesh that the user has fetched. Every form runs in a process of its own, one after the other, with the same
 number of threads and the same inputs; memory is that process's peak, its weights included. CPU seconds say the same of a machine that
 others use too: they do not count the time spent waiting for a core. The last line is JSON: `seconds` and
 `peak_gib` of ours, and `ratio`, how many times as long the published code takes (the obvious form where no DIR is given). The stage
 `splats` is forward and backward of the splat rasteriser with 1 and 2 threads, in milliseconds, and how they grow; --plot draws that.
+`hash_grid` is the same of the hash grid that fields are distilled into.
 """
 
 from __future__ import annotations
@@ -36,11 +38,13 @@ SAME = 1e-3  # relative difference of the outputs' sums up to which two forms di
 
 def work(arguments: argparse.Namespace) -> dict[str, Any]:
     """In a child process: prepares one form, runs it, and measures."""
-    from lathe.bench.speed_cases import official, ours, splats
+    from lathe.bench.speed_cases import hash_grid, official, ours, splats
 
     torch.set_num_threads(arguments.threads)
     if arguments.stage == "splats":
         return splats.work(arguments.worker)
+    if arguments.stage == "hash_grid":
+        return hash_grid.work(arguments.worker)
     n, variant = arguments.resolution, arguments.variant
     make = {
         ("flexicubes", "ours"): partial(ours.flexicubes_ours, n),
@@ -83,7 +87,7 @@ def measure(arguments: argparse.Namespace, form: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=(*REPEATS, "splats"), required=True)
+    parser.add_argument("--stage", choices=(*REPEATS, "splats", "hash_grid"), required=True)
     parser.add_argument("--official", type=Path, help="a checkout of the published InstantMesh code")
     parser.add_argument("--variant", default="instant_mesh_base", choices=("instant_mesh_base", "instant_mesh_large"))
     parser.add_argument("--resolution", type=int, default=128, help="of FlexiCubes, cubes an edge")
@@ -99,6 +103,9 @@ def main() -> None:
     print(common.machine_line(facts), flush=True)
     if arguments.stage == "splats":
         measure_splats(arguments, facts)
+        return
+    if arguments.stage == "hash_grid":
+        measure_hash_grid(arguments, facts)
         return
     forms = ["ours", "obvious"]
     if arguments.official and arguments.stage == "image_to_mesh":
@@ -135,6 +142,19 @@ def measure_splats(arguments: argparse.Namespace, facts: dict[str, Any]) -> None
             continue
         print(f"{label}: done, peak {results[label]['peak_gib']:.2f} GiB", flush=True)
     splats.report(results, facts, arguments.plot)
+
+
+def measure_hash_grid(arguments: argparse.Namespace, facts: dict[str, Any]) -> None:
+    """Ours with 1 and 2 threads, and the PyTorch form. As in `measure_splats`, PyTorch's idle threads sleep."""
+    from lathe.bench.speed_cases import hash_grid
+
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    results = {}
+    for label, form, threads in (("ours, 1 thread", "ours", 1), ("ours, 2 threads", "ours", 2), ("torch, 1 thread", "obvious", 1)):
+        arguments.threads = threads
+        results[label] = measure(arguments, form)
+        print(f"{label}: done, peak {results[label]['peak_gib']:.2f} GiB", flush=True)
+    hash_grid.report(results, facts)
 
 
 def report(arguments: argparse.Namespace, results: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
