@@ -12,7 +12,7 @@ from ..pipelines.data.progress import part_of
 from . import host, sockets, splat_sockets
 from .sockets import schema, widget
 
-PRESETS = ["fast", "paper"]
+PRESETS = ["fast", "paper", "geolrm"]
 
 
 class LatheSplatToField(io.ComfyNode):
@@ -86,7 +86,7 @@ class LatheFitMesh(io.ComfyNode):
                 widget(
                     io.Combo, "preset", options=PRESETS, default="fast",
                     tooltip="fast: two views a step, perceptual loss at 128 pixels, a minute or two on a CPU. paper: IM-3D's losses, all "
-                    "views a step at full size on a finer grid, for a GPU.",
+                    "views a step at full size on a finer grid, for a GPU. geolrm: squared differences, for views rendered from splats.",
                 ),
                 widget(
                     io.Int, "seed", default=0, min=0, max=2**32 - 1, control_after_generate=True,

@@ -90,7 +90,7 @@ def mesh_preset_names() -> tuple[str, ...]:
 
 @cache
 def load_mesh_preset(name: str) -> MeshFitSettings:
-    """The preset of this name: "paper" or "fast".
+    """The preset of this name: "fast", "geolrm" or "paper".
 
     Raises:
         ValueError: no such preset.

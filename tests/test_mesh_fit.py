@@ -217,7 +217,7 @@ def test_bad_input_is_refused_in_words(truth, bumpy):
     for wrong in ({"resolution": 8}, {"steps": 0}, {"weights": replace(SMALL.weights, perceptual=0, ms_ssim=0, mask=0, l1=0)}):
         with pytest.raises(ValueError, match="Fit Mesh"):
             replace(SMALL, **wrong)
-    with pytest.raises(ValueError, match="choose one of fast, paper"):
+    with pytest.raises(ValueError, match="choose one of fast, geolrm, paper"):
         load_mesh_preset("slow")
 
 
