@@ -6,8 +6,9 @@
     python bench/quality.py --stage splat_fit            sixteen true views in, splats and a mesh out
     python bench/quality.py --stage inconsistent_views   views that disagree: image-level loss against pixel loss, and re-noising
     python bench/quality.py --stage geolrm               4 to 20 true views in, splats out
+    python bench/quality.py --stage distil               one picture and oracle priors in, a field and a mesh out
 
-Runs on the 8 bench objects, which the repository holds. The last line is JSON. The last three stages make claims: where one does not
+Runs on the 8 bench objects, which the repository holds. The last line is JSON. The last four stages make claims: where one does not
 hold, the exit status is 1.
 """
 
@@ -30,6 +31,7 @@ STAGES = {
     "splat_fit": "splat_fit",
     "inconsistent_views": "inconsistent_views",
     "geolrm": "geolrm",
+    "distil": "distil",
 }
 
 

@@ -203,14 +203,17 @@ class DistilMesh(Distillation):
         self._topology: Topology = make_topology(self._surface.faces)
 
     def _sound(self) -> Surface:
-        surface = self.grid.surface()
-        area = face_vectors(surface.vertices.detach(), surface.faces).norm(dim=1).sum() / 2 if len(surface.faces) else torch.zeros(())
-        if not float(area) > LEAST_AREA:  # also where it is NaN
-            raise SurfaceLost(
-                f"{self.stage}: the surface {'vanished' if len(surface.faces) == 0 else 'degenerated'} at step {self.steps_done + 1}; the "
-                "last good mesh is kept. Check that mask and prior show the same object, or lower the rates and the prior's weight."
-            )
-        return surface
+        fate = "degenerated"
+        if all(bool(torch.isfinite(leaf).all()) for leaf in self.grid.parameters.values()):
+            surface = self.grid.surface()
+            if len(surface.faces) == 0:
+                fate = "vanished"
+            elif float(face_vectors(surface.vertices.detach(), surface.faces).norm(dim=1).sum() / 2) > LEAST_AREA:
+                return surface
+        raise SurfaceLost(
+            f"{self.stage}: the surface {fate} at step {self.steps_done + 1}; the last good mesh is kept. Check that mask and prior show the "
+            "same object, or lower the rates and the prior's weight."
+        )
 
     def _snapshot(self) -> dict[str, Tensor]:
         return {name: leaf.detach().clone() for name, leaf in self.grid.parameters.items()}
