@@ -3,10 +3,10 @@
     python bench/memory.py --stage geolrm [--views 6 12 21] [--tokens 4096 8192 16384] [--device cpu|cuda] [--dtype fp32|bf16|fp16]
 
 Each case is a process of its own: both networks are made, the proposal runs on all views, the reconstruction on as many of the proposed
-cells as there are tokens (32 Gaussians each), as the nodes run them. Peaks are the process's resident memory on the CPU and CUDA's on a GPU,
+cells as there are tokens (32 Gaussians each), as the nodes run them. Peaks are the process's resident memory on the CPU, CUDA's on a GPU,
 weights of both networks included. A line is fitted to the peaks over the number of views. On a GPU two targets are judged: 512k Gaussians
-from 21 views in 6 GB (the paper: 11 GB), and from 6 views in less than 4.9 GB; the exit status is 1 where one is missed. Without a GPU
-nothing is judged. The last line is JSON.
+from 21 views in 6 GB (the paper: 11 GB), and from 6 in under 4.9 GB; the exit status is 1 where one is missed. Without a
+GPU nothing is judged. The last line is JSON.
 """
 
 from __future__ import annotations

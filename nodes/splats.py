@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..pipelines.data.progress import part_of
 from ..pipelines.data.splats import Splats
-from . import host, sockets, splat_sockets
+from . import host, sockets, splat_sockets, voxel_sockets
 from .sockets import schema, widget
 
 if TYPE_CHECKING:
@@ -162,9 +162,11 @@ def starts_in(start: Any, assets: int, settings: FitSettings, seed: int, voxel_t
     elif hasattr(start, "vertices"):
         starts = [splat_start.start_from_mesh(mesh, settings.points, seed) for mesh in sockets.from_core_mesh(start)]
     elif hasattr(start, "data"):
-        volumes = start.data.to("cpu", torch.float32)
-        volumes = volumes.reshape(-1, *volumes.shape[-3:])
-        starts = [splat_start.start_from_voxel(volume, voxel_threshold, VOXELS_USED, seed) for volume in volumes]
+        volumes, extents = voxel_sockets.voxels_in(start)
+        starts = [
+            splat_start.start_from_voxel(volume, voxel_threshold, VOXELS_USED, seed, extent)
+            for volume, extent in zip(volumes, extents, strict=True)
+        ]
     else:
         raise ValueError(f"A fit starts from a MESH, a VOXEL or a SPLAT, not a {type(start).__name__}.")
     if len(starts) not in (1, assets):

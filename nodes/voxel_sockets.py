@@ -34,17 +34,17 @@ def voxels_in(voxel: Any) -> tuple[Tensor, tuple[float, ...]]:
     """A VOXEL (ours or another node's) -> probabilities (B, Z, Y, X) float32 on the CPU, and the extents of its cubes.
 
     Raises:
-        ValueError: no VOXEL, sparse cells, grids that are no cubes, numbers that are not finite.
+        ValueError: no VOXEL, sparse cells, numbers that are not finite.
     """
     data = getattr(voxel, "data", None)
     if not isinstance(data, Tensor):
         raise ValueError(f"A VOXEL is expected, not a {type(voxel).__name__}.")
     if data.ndim == 3:
         data = data[None]
-    if data.ndim != 4 or len(set(data.shape[1:])) != 1 or data.shape[1] < 2:
+    if data.ndim != 4 or 0 in data.shape:
         raise ValueError(
-            f"This VOXEL has the shape {tuple(data.shape)}; one with a probability for each cell of a cube, (assets, R, R, R), is "
-            f"expected. Lists of coordinates, as sparse models make them, are not read."
+            f"This VOXEL has the shape {tuple(data.shape)}; one with a probability for each cell, (assets, Z, Y, X), is expected. "
+            "Lists of coordinates, as sparse models make them, are not read."
         )
     data = data.to("cpu", torch.float32)
     if not bool(torch.isfinite(data).all()):

@@ -79,10 +79,10 @@ def on_grid(occupancy: Tensor, extents: Sequence[float], grid: int, wanted: Sequ
         if tuple(volume.shape) == (grid,) * 3 and abs(extent - target) <= SAME_EXTENT * target:
             made.append(volume)
             continue
-        reach = int(target / grid / (extent / max(volume.shape)) / 2)
+        reach = [int(target / grid / (extent / cells) / 2) for cells in volume.shape]
         fine = volume.float()[None, None]
-        if reach > 0:
-            fine = F.max_pool3d(fine, 2 * reach + 1, stride=1, padding=reach)
+        if any(reach):
+            fine = F.max_pool3d(fine, [2 * r + 1 for r in reach], stride=1, padding=reach)
         axis = ((torch.arange(grid) + 0.5) / grid * 2 - 1) * (target / extent)
         z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
         points = torch.stack([x, y, z], dim=-1)[None]

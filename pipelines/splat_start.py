@@ -88,11 +88,11 @@ def start_from_mesh(mesh: Mesh, count: int, seed: int) -> Splats:
     return start_from_points(points, colors, normals=torch.linalg.cross(b - a, c - a))
 
 
-def start_from_voxel(volume: Tensor, threshold: float, most: int, seed: int) -> Splats:
+def start_from_voxel(volume: Tensor, threshold: float, most: int, seed: int, extent: float = 1.0) -> Splats:
     """A grey Gaussian in each cell that is occupied; where more than `most` are, that many of them at random.
 
     Args:
-        volume: (Z, Y, X) probabilities on cells that tile [-1, 1]^3.
+        volume: (Z, Y, X) probabilities on cells that tile [-extent, extent]^3.
         threshold: cells at or above it are occupied.
 
     Raises:
@@ -106,8 +106,8 @@ def start_from_voxel(volume: Tensor, threshold: float, most: int, seed: int) -> 
     if len(cells) > most:
         chosen = torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))[:most]
         cells = cells[chosen.sort().values]
-    edge = 2 / torch.tensor(volume.shape, dtype=torch.float32)
-    points = ((cells + 0.5) * edge - 1).flip(1)
+    edge = 2 * extent / torch.tensor(volume.shape, dtype=torch.float32)
+    points = ((cells + 0.5) * edge - extent).flip(1)
     round_ones = start_from_points(points, torch.full((len(points), 3), 0.5), opacity=0.5)
     scales = (edge.flip(0) / 2).expand(len(points), 3).clone()
     return Splats(round_ones.positions, scales, round_ones.rotations, round_ones.opacities, round_ones.sh)

@@ -79,6 +79,8 @@ def test_voxels_stand_where_their_cells_are():
     splats = start_from_voxel(volume, 0.6, most=100, seed=0)
     assert torch.allclose(splats.positions, torch.tensor([[-7 / 8, -5 / 6, -3 / 4], [7 / 8, -5 / 6, 3 / 4]]), atol=1e-6)
     assert torch.allclose(splats.scales, torch.tensor([1 / 8, 1 / 6, 1 / 4]), atol=1e-6)
+    larger = start_from_voxel(volume, 0.6, most=100, seed=0, extent=1.5)
+    assert torch.allclose(larger.positions, 1.5 * splats.positions) and torch.allclose(larger.scales, 1.5 * splats.scales)
     assert len(start_from_voxel(torch.ones(8, 8, 8), 0.6, most=50, seed=0)) == 50
     with pytest.raises(ValueError, match=r"No cell of the VOXEL reaches 0.95; its largest is 0.9"):
         start_from_voxel(volume, 0.95, 100, 0)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
+from ..files import write_files
 from ..geolrm import PATCH, GeoLRM, NetworkForm
 from ..nets.attention import Linear
 from ..nets.geo_transformer import LEVELS, Form
@@ -91,7 +90,7 @@ def save_geolrm(model: GeoLRM, path: str | Path, *, dtype: torch.dtype = torch.f
 
     Batch normalisation stays in float32, whose statistics may be small.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors: dict[str, Tensor] = {}
     settings: dict[str, Any] = {"kind": KIND, "name": model.name, "view_size": model.view_size, "background": list(model.background)}
@@ -114,13 +113,7 @@ def save_geolrm(model: GeoLRM, path: str | Path, *, dtype: torch.dtype = torch.f
             "run_as": asdict(run_as),
         }
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing_", suffix=path.suffix)
-    os.close(handle)
-    try:
-        save_file(tensors, name, metadata={SETTINGS: json.dumps(settings)})
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    write_files(path.parent, {path.name: save(tensors, metadata={SETTINGS: json.dumps(settings)})})
 
 
 def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
