@@ -69,17 +69,18 @@ class CoreDenoiser:
             ValueError: the VAE is another model's.
         """
         vae = self.vae
-        need = int(len(images) * TRAINED * vae.memory_used_encode(images.shape, vae.vae_dtype))
-        mm.free_memory(need, vae.device)
+        one = int(TRAINED * vae.memory_used_encode(images.shape, vae.vae_dtype))
+        apart = len(images) * one > ROOM * mm.get_free_memory(vae.device)
         copy = FrozenCopy(vae.first_stage_model, vae.device, vae.vae_dtype, NOT_ENCODER)
 
         def encoded(pixels: Tensor) -> Tensor:
+            mm.free_memory(len(pixels) * one, vae.device)
             return copy(vae.first_stage_model.encode, vae.process_input(pixels).to(vae.device, vae.vae_dtype)).float()
 
-        if need < ROOM * mm.get_free_memory(vae.device):
-            latents = encoded(images)
-        else:  # one view's graph at a time, made anew when its gradient is asked for
+        if apart:  # one view's graph at a time, made anew when its gradient is asked for
             latents = torch.cat([checkpoint(encoded, view, use_reentrant=False) for view in images.split(1)])
+        else:
+            latents = encoded(images)
         channels = int(self._format.latent_channels)
         if latents.ndim != 4 or latents.shape[1] != channels:
             raise ValueError(

@@ -63,11 +63,11 @@ def test_the_gradient_is_that_of_finite_differences(family):
         with torch.autograd.graph.allow_mutation_on_saved_tensors():
             loss(vectors, *given).backward()
         assert set(vectors) == ({"l", "g"} if family == "sdxl" else {"l"}) and all(len(v) == 2 for v in vectors.values())
-        ahead = {name: torch.randn(v.shape, generator=torch.Generator().manual_seed(2)) for name, v in vectors.items()}
-        slope = sum(float((v.grad * ahead[name]).sum()) for name, v in vectors.items())
+        size = math.sqrt(sum(float(v.grad.square().sum()) for v in vectors.values()))
+        ahead = {name: v.grad / size for name, v in vectors.items()}
         with torch.no_grad():
             ends = [float(loss({n: v + sign * 0.02 * ahead[n] for n, v in vectors.items()}, *given)) for sign in (1, -1)]
-        assert slope == pytest.approx((ends[0] - ends[1]) / 0.04, rel=0.03) and slope != 0
+        assert size == pytest.approx((ends[0] - ends[1]) / 0.04, rel=0.02) and size > 0
         return True
 
     with host.differentiable():
@@ -111,7 +111,8 @@ def test_the_node_trains_saves_and_returns_a_clip_that_knows_the_word(tmp_path):
     clip = encoders.small_clip()
     known = {name: weight.clone() for name, weight in clip.cond_stage_model.state_dict().items()}
     image, mask = picture(), torch.ones(1, 48, 48)
-    reader, text, curve = LatheTextualInversion.execute(model, clip, core.small_vae(), image, **{**WIDGETS, "vectors": 2}, mask=mask).result
+    changes = {**WIDGETS, "vectors": 2}
+    reader, text, curve = LatheTextualInversion.execute(model, clip, core.small_vae(), image, **changes, mask=mask).result
     assert text == "embedding:thing" and [path.name for path in tmp_path.iterdir()] == ["thing.safetensors"]
     assert curve.shape[0] == 1 and bool(torch.isfinite(curve).all())
     assert all(torch.equal(weight, before[name]) for name, weight in model.model.state_dict().items())
@@ -136,7 +137,7 @@ def test_a_second_run_replaces_its_own_file_and_no_other(tmp_path):
     assert float(load_file(tmp_path / "mine.safetensors")["emb_params"].abs().sum()) == 0
 
 
-@pytest.mark.parametrize("name", ["../thing", "a/b", "a\\b", "", "  ", "..", "a b", "a,b", "C:thing", "x" * 65, ".hidden", "a.b", "th\u00efng\n"])
+@pytest.mark.parametrize("name", ["../thing", "a/b", "a\\b", "", "  ", "..", "a b", "a,b", "C:thing", "x" * 65, ".hidden", "a.b", "\u00e4"])
 def test_names_that_lead_elsewhere_are_refused(name, tmp_path):
     with pytest.raises(ValueError, match="cannot be the name of an embedding"):
         run(name=name)
