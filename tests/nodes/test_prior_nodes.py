@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import comfy.hooks
 import comfy.model_management as mm
 import comfy.model_sampling
+import comfy.ops
 import comfy.sample
 import comfy.samplers
 import pytest
@@ -158,6 +159,29 @@ def test_a_lora_hook_in_the_conditioning_acts_like_the_patch():
     by_hook = guided(core_priors.CoreDenoiser(model, *hooked, core.small_vae(), size=64))
     by_patch = guided(denoiser(model=patched(model)))
     torch.testing.assert_close(by_hook.gradient, by_patch.gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_a_controlnet_in_the_conditioning_is_obeyed():
+    """A hint changes the gradient; strength 0 is without."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+
+    settings = {**core.unet_settings({}, False), "hint_channels": 3, "device": "cpu"}
+    settings = {name: value for name, value in settings.items() if name not in ("out_channels", "transformer_depth_output")}
+    net = core.filled(comfy.cldm.cldm.ControlNet(**settings, operations=comfy.ops.disable_weight_init), seed=8)
+    control = comfy.controlnet.ControlNet(net, load_device=mm.get_torch_device())
+    hint = torch.rand(1, 3, 64, 64, generator=generator(5))
+
+    def controlled(strength: float) -> torch.Tensor:
+        texts = []
+        for text in (conditioning(4), conditioning(5)):
+            own = control.copy().set_cond_hint(hint, strength, (0.0, 1.0))
+            texts.append([[text[0][0], {"control": own, "control_apply_to_uncond": False}]])
+        return guided(core_priors.CoreDenoiser(core.small_model("sd15"), *texts, core.small_vae(), size=64)).gradient
+
+    plain = guided(denoiser()).gradient
+    assert float((controlled(1.0) - plain).abs().max()) > 1e-3 * float(plain.abs().max())
+    torch.testing.assert_close(controlled(0.0), plain, atol=1e-6 * float(plain.abs().max()), rtol=1e-3)
 
 
 def test_unloading_between_steps_changes_nothing():
