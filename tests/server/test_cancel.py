@@ -22,6 +22,8 @@ LONG: list[tuple[str, str, dict]] = [
     ("image_to_splat_mini", "LatheRenoiseRefine", {"fit_iterations": 1500}),
     ("image_to_splat_mini", "LatheRenoiseViews", {"steps": 90}),
     ("splat_to_mesh", "LatheFitMesh", {"steps": 600}),
+    ("views_to_splat_mini", "LatheProposeVoxels", {"threshold": 0.45}),
+    ("views_to_splat_mini", "LatheReconstructSplats", {"seed": 9}),
 ]
 KEEP_WHAT_WAS_REACHED = {"LatheFitSplats", "LatheRenoiseRefine", "LatheFitMesh"}
 

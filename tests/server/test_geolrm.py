@@ -1,4 +1,4 @@
-"""GeoLRM in the real server: bad views, cameras, grids and files end in plain words; full grids stay bounded; files of one network serve."""
+"""GeoLRM in the server: bad views, cameras, grids and files end in plain words; full grids stay bounded, files of one network serve."""
 
 import re
 from collections.abc import Callable

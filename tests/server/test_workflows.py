@@ -15,6 +15,9 @@ CHANGES: dict[str, tuple[str, str, object, set[str]]] = {
     "splat_to_mesh": ("LatheFitMesh", "smooth", 2.0, {"LatheLoadSplat", "LatheSplatToField", "LatheFieldToMesh"}),
     "sv3d_to_splat_refined": ("LatheRenoiseRefine", "level", 0.3, {"KSampler", "LatheFitSplats", "SV3D_Conditioning"}),
     "turntable_to_splat": ("LatheRenderViews", "background", "#000000", {"LatheFitSplats", "LatheEstimateElevation"}),
+    "sv3d_to_geolrm": ("LatheReconstructSplats", "threshold", 0.4, {"KSampler", "LatheProposeVoxels"}),
+    "views_to_splat_mini": ("LatheFitMesh", "smooth", 2.0, {"LatheProposeVoxels", "LatheReconstructSplats", "LatheSplatToField"}),
+    "zero123plus_to_geolrm": ("LatheReconstructSplats", "seed", 5, {"LatheGenerateViews", "LatheProposeVoxels"}),
     "own_views_to_mesh": ("LatheBakeViewsTexture", "size", "512", {"LatheReconstruct", "LatheUnwrapMesh"}),
     "views_upscaled_by_core_then_baked": (
         "LatheBakeViewsTexture",
