@@ -6,11 +6,16 @@ by the grid's own account, lets nothing through: so that the network is asked on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 OPAQUE = 7.0  # optical depth behind which nothing is sampled; the grid's densities count half, as they are the highest of late
 POINTS_AT_ONCE = 1 << 18
@@ -25,6 +30,7 @@ class OccupancyGrid:
 
     Attributes:
         density: (R, R, R) highest density found of late, indexed [x, y, z].
+        occupied: the same, 0 where a cell counts as empty.
         low, high: (3,) corners of the box around the occupied cells.
     """
 
@@ -53,17 +59,17 @@ class OccupancyGrid:
     def at(self, points: Tensor) -> Tensor:
         """(..., 3) world points -> remembered density; 0 in cells that count as empty."""
         cell = ((points + self.bound) * (self.resolution / (2 * self.bound))).long().clamp(0, self.resolution - 1)
-        return self._occupied.take((cell[..., 0] * self.resolution + cell[..., 1]) * self.resolution + cell[..., 2])
+        return self.occupied.take((cell[..., 0] * self.resolution + cell[..., 1]) * self.resolution + cell[..., 2])
 
     def _settle(self) -> None:
         level = min(float(self.density.mean()), self.threshold)
-        self._occupied = torch.where(self.density > level, self.density, torch.zeros_like(self.density))
+        self.occupied = torch.where(self.density > level, self.density, torch.zeros_like(self.density))
         if not bool(self.density.isfinite().all()):  # nothing is known yet
-            self._occupied = torch.full_like(self.density, 1e-6)
-        cells = self._occupied.nonzero()
+            self.occupied = torch.full_like(self.density, 1e-6)
+        cells = self.occupied.nonzero()
         if len(cells) == 0:
-            self._occupied = torch.full_like(self.density, 1e-6)
-            cells = self._occupied.nonzero()
+            self.occupied = torch.full_like(self.density, 1e-6)
+            cells = self.occupied.nonzero()
         size = 2 * self.bound / self.resolution
         self.low = cells.amin(0) * size - self.bound
         self.high = (cells.amax(0) + 1) * size - self.bound
@@ -98,6 +104,17 @@ class Samples:
         return full.index_copy(0, self.slot, values).view(*self.depths.shape, *values.shape[1:])
 
 
+@lru_cache
+def _kernels() -> ModuleType | None:
+    """The compiled form, a tenth of the work on a CPU; None where numba is missing."""
+    try:
+        from .backends import ray_march_numba
+    except Exception as error:  # a broken installation may raise anything
+        log.info("ray marching: plain PyTorch (numba not usable: %s)", error)
+        return None
+    return ray_march_numba
+
+
 @torch.no_grad()
 def march(origins: Tensor, directions: Tensor, grid: OccupancyGrid, step: float, generator: torch.Generator | None = None) -> Samples:
     """Even steps along rays (R, 3), each ray's first at random within one step (in the middle without a generator).
@@ -112,7 +129,11 @@ def march(origins: Tensor, directions: Tensor, grid: OccupancyGrid, step: float,
     near, far, origins, directions = near[hit], far[hit], origins[hit], directions[hit]
     length = step * directions.norm(dim=-1, keepdim=True)
     count = int(torch.ceil((far - near).max() / step)) if len(hit) else 0
-    first = 0.5 if generator is None else torch.rand(len(hit), 1, generator=generator).to(near)
+    first = torch.full_like(length, 0.5) if generator is None else torch.rand(len(hit), 1, generator=generator).to(near)
+    kernels = _kernels() if near.device.type == "cpu" and near.dtype == torch.float32 else None
+    if kernels is not None:
+        rays, points, packed, slot = kernels.march(origins, directions, near, far, first, length, grid, step, OPAQUE)
+        return Samples(hit[rays], points, packed, length[rays], slot)
     depths = near[:, None] + (torch.arange(count, device=near.device) + first) * step
     points = origins[:, None] + depths[..., None] * directions[:, None]
     known = grid.at(points)

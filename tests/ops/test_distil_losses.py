@@ -1,7 +1,6 @@
 """The losses of Magic123 against values worked out by hand, and against the published ones."""
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,7 @@ import pytest
 import torch
 from lathe.pipelines.ops import distil_losses as losses
 
-GOLDEN = Path(os.environ.get("LATHE_REFERENCE", "/nonexistent")) / "goldens" / "dmtet_magic123.npz"
-needs_reference = pytest.mark.skipif(not GOLDEN.is_file(), reason="LATHE_REFERENCE does not point at the published outputs")
+GOLDEN = Path(__file__).parents[1] / "data" / "goldens" / "dmtet_magic123.npz"
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +20,6 @@ def picture(*rows):
     return torch.tensor(rows, dtype=torch.float64)[None, None]
 
 
-@needs_reference
 def test_published_values_of_picture_losses(golden):
     normals = golden["loss_normal_img"].movedim(-1, 1)
     assert float(losses.normal_variation(normals)) == pytest.approx(float(golden["loss_smooth"]), rel=1e-6)
@@ -33,7 +30,6 @@ def test_published_values_of_picture_losses(golden):
     assert float(made) == pytest.approx(float(golden["loss_depth_unweighted"]), rel=1e-6)
 
 
-@needs_reference
 @pytest.mark.parametrize("name", ["tets32_sphere", "kuhn4_sphere", "kuhn4_noise", "kuhn8_sphere", "kuhn8_noise"])
 def test_published_values_of_mesh_losses(golden, name):
     vertices, faces = golden[f"{name}_v"], golden[f"{name}_f"].long()

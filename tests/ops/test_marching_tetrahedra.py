@@ -1,6 +1,5 @@
 """Marching tetrahedra: the published outputs to the bit, and surfaces whose truth is known."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,7 @@ import torch
 from lathe.pipelines.ops.marching_tetrahedra import marching_tetrahedra, tet_grid
 from lathe.pipelines.ops.mesh_topology import make_topology
 
-GOLDEN = Path(os.environ.get("LATHE_REFERENCE", "/nonexistent")) / "goldens" / "dmtet_magic123.npz"
-needs_reference = pytest.mark.skipif(not GOLDEN.is_file(), reason="LATHE_REFERENCE does not point at the published outputs")
+GOLDEN = Path(__file__).parents[1] / "data" / "goldens" / "dmtet_magic123.npz"
 
 
 def ball(resolution, radius=0.7):
@@ -23,7 +21,6 @@ def volume(vertices, faces):
     return float((a * torch.linalg.cross(b, c)).sum() / 6)
 
 
-@needs_reference
 @pytest.mark.parametrize("kind", ["sphere", "noise"])
 @pytest.mark.parametrize("cells", [4, 8])
 def test_published_surfaces_to_the_bit(cells, kind):
@@ -33,7 +30,6 @@ def test_published_surfaces_to_the_bit(cells, kind):
     assert torch.equal(made[0], vertices) and torch.equal(made[1], faces.long())
 
 
-@needs_reference
 def test_our_grid_is_the_reference_one_but_for_winding():
     golden = np.load(GOLDEN)
     positions, tets = tet_grid(4)

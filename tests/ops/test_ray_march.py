@@ -2,9 +2,11 @@
 
 import math
 
+import pytest
 import torch
 from lathe.pipelines.cameras import posed_cameras
-from lathe.pipelines.ops import camera_math
+from lathe.pipelines.ops import camera_math, ray_march
+from lathe.pipelines.ops.backends import ray_march_numba
 from lathe.pipelines.ops.ray_march import OccupancyGrid, march
 
 DENSITY, RADIUS = 3.0, 0.5
@@ -54,3 +56,46 @@ def test_an_update_remembers_and_forgets():
     assert float(grid.density.max()) < 0.5
     samples = march(torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[1.0, 0.0, 0.0]]), grid, 0.1)  # a ray that misses the cube
     assert len(samples.rays) == 0 and samples.points.shape == (0, 3) and samples.depths.numel() == 0
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_both_forms_take_the_same_samples(seed, monkeypatch):
+    camera = posed_cameras([20.0, 200.0], [10.0, -40.0], 1.8, 40.0)
+    rays = [part.reshape(-1, 3) for part in camera_math.rays(camera.c2w, camera.K, 24, 24)]
+    monkeypatch.setattr(ray_march_numba, "RAYS_AT_ONCE", 100)
+    made = []
+    for form, threads in ((ray_march_numba, 1), (ray_march_numba, 3), (None, 1)):
+        monkeypatch.setattr(ray_march, "_kernels", lambda form=form: form)
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        made.append(march(*rays, known_grid(lambda p: 20 * ball(p)), 0.02, seed and torch.Generator().manual_seed(seed)))
+    for part in ("rays", "points", "depths", "lengths", "slot"):
+        one, other, plain = (getattr(samples, part) for samples in made)
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one, plain)
+    assert len(made[0].points) > 1000 and (made[0].depths.diff(dim=1)[made[0].depths[:, 1:] > 0] > 0).all()
+
+
+def test_gradients_are_those_of_a_sum_over_every_step():
+    """A field that is 0 where the grid is empty: skipping must change neither the picture nor what it asks of the field."""
+    camera = posed_cameras([20.0], [10.0], 1.8, 40.0)
+    origins, directions = (part.reshape(-1, 3) for part in camera_math.rays(camera.c2w, camera.K, 12, 12))
+    lobes = torch.tensor([2.0, 1.0, 3.0], requires_grad=True)
+
+    def field(points, leaf):
+        shapes = torch.stack([1 + points[:, 0], 1 + points[:, 1], points[:, 2].square()], dim=1)
+        return (shapes * leaf).sum(1) * (points.norm(dim=1) < RADIUS)
+
+    grid = known_grid(lambda p: field(p, lobes.detach()), resolution=32)
+    grid.occupied = torch.nn.functional.max_pool3d(grid.occupied[None, None], 3, 1, 1)[0, 0].clamp(max=1e-3)  # the rim of the ball, too
+    everywhere = OccupancyGrid(32, 1.0, 0.9, 1.0)
+    everywhere.low, everywhere.high = grid.low, grid.high  # so that both take the same steps
+    made = []
+    for known in (grid, everywhere):
+        samples = march(origins, directions, known, 0.02)
+        optical = samples.spread(field(samples.points, lobes)) * samples.lengths
+        shares = torch.exp(-(optical.cumsum(1) - optical)) * -torch.expm1(-optical)
+        depth = torch.zeros(144).index_copy(0, samples.rays, (shares * samples.depths).sum(1))
+        made.append((len(samples.points), depth.detach(), torch.autograd.grad(depth.square().sum(), lobes)[0]))
+    assert made[0][0] < 0.9 * made[1][0]
+    torch.testing.assert_close(made[0][1], made[1][1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(made[0][2], made[1][2], atol=1e-4, rtol=1e-4)
