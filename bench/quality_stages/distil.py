@@ -20,10 +20,10 @@ from ...pipelines.distil_field import DistilField
 from ...pipelines.distil_loop import Distillation, Drawn
 from ...pipelines.distil_mesh import DistilMesh
 from ...pipelines.distil_settings import load_distil_preset
-from ...pipelines.distil_views import ReferenceView, Shading
+from ...pipelines.distil_views import PLAIN, ReferenceView, Shading
 from ...pipelines.meshing import clean, field_to_mesh
 from ...pipelines.priors import Prior, combine, trade
-from ...pipelines.rendering import render_field, render_mesh
+from ...pipelines.rendering import render_mesh
 from ...training.objects import load_object
 from .. import common, scenes
 from ..oracle_priors import FOV, RADIUS, Oracle, TrueViews, oracle_prior
@@ -74,6 +74,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """`--stage distil`."""
     keys = scenes.chosen_keys(arguments)
     seconds: dict[str, list[float]] = {}
+
+    def spent(name: str, start: tuple[float, float]) -> None:
+        for kind, now, before in zip(("seconds", "cpu_seconds"), (time.monotonic(), time.process_time()), start, strict=True):
+            seconds.setdefault(f"{kind}_{name}", []).append(now - before)
+
     rows: dict[str, list[Row]] = {}
     objects: dict[str, dict[str, Any]] = {}
     poses = 0
@@ -81,15 +86,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     for number, key in enumerate(keys):
         scene = known[number] if number < len(known) else load_scene(arguments, key)
         pictures = [views_of(scene, load_distil_preset(PRESET).fine.size)]
-        start = time.monotonic()
+        start = time.monotonic(), time.process_time()
         coarse, asked = coarse_run(scene, ("3d", "2d"), arguments.seed)
-        seconds.setdefault("coarse", []).append(time.monotonic() - start)
+        spent("coarse", start)
         poses += asked
         scores = coarse_scores(coarse, scene)
         if number < FINE_OBJECTS:
-            start = time.monotonic()
+            start = time.monotonic(), time.process_time()
             mesh, asked = fine_run(coarse, scene, arguments.seed)
-            seconds.setdefault("fine", []).append(time.monotonic() - start)
+            spent("fine", start)
             poses += asked
             more, shown = fine_scores(coarse, mesh, scene)
             rows.setdefault("fine", []).append(more)
@@ -97,9 +102,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         rows.setdefault("ours", []).append(scores)
         if number < ALONE_OBJECTS:
             for name, kinds in (("2d_alone", ("2d",)), ("none", ())):
-                start = time.monotonic()
+                start = time.monotonic(), time.process_time()
                 alone, asked = coarse_run(scene, kinds, arguments.seed)
-                seconds.setdefault(name, []).append(time.monotonic() - start)
+                spent(name, start)
                 poses += asked
                 rows.setdefault(name, []).append(coarse_scores(alone, scene))
         objects[key] = {name: made[-1] for name, made in rows.items() if number < len(made)}
@@ -107,7 +112,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.pictures and len(pictures) > 1:
             save_sheet(arguments.pictures, "distil", key, [part[::3] for part in pictures])
     result: dict[str, Any] = {"preset": PRESET, "objects": len(keys), "poses_checked": poses, "per_object": objects}
-    result |= {f"seconds_{name}": float(np.mean(values)) for name, values in seconds.items()}
+    result |= {name: float(np.mean(values)) for name, values in seconds.items()}
     result |= summarise(rows)
     result["slider"] = slider(*known, arguments.seed) if len(known) == 2 else None
     print()
@@ -162,10 +167,16 @@ def views_of(scene: Scene, size: int) -> Tensor:
     return scene.truth.render(scene.cameras, size)[0]
 
 
+def drawn_views(loop: DistilField, cameras: Cameras, size: int) -> Tensor:
+    """What the field looks like; as Render Views, but only where the loop knows that something is."""
+    white = torch.ones(3)
+    return torch.cat([loop.draw(cameras.select([view]), size, [PLAIN], white, False).images for view in range(cameras.n_views)])
+
+
 def coarse_scores(loop: DistilField, scene: Scene) -> Row:
     """PSNR of novel views at the coarse size, and F-score of the surface in the object's own size."""
     size, field = loop.coarse.size, loop.field()
-    images = render_field(field, scene.cameras, size, size).images
+    images = drawn_views(loop, scene.cameras, size)
     scores = {"psnr": float(metrics.psnr(images, views_of(scene, size)).mean())}
     try:
         mesh = clean(field_to_mesh(field, "marching_cubes", MESH_CELLS))
@@ -178,7 +189,7 @@ def fine_scores(coarse: DistilField, mesh: Mesh, scene: Scene) -> tuple[Row, lis
     """PSNR of novel views of field and mesh at the fine size, their difference, F-scores; and the two sets of pictures."""
     size = load_distil_preset(PRESET).fine.size
     truth = views_of(scene, size)
-    before = render_field(coarse.field(), scene.cameras, size, size).images
+    before = drawn_views(coarse, scene.cameras, size)
     after = render_mesh(mesh, scene.cameras, size, size, supersample=2).images
     low, high = (float(metrics.psnr(images, truth).mean()) for images in (before, after))
     return {"psnr": high, "psnr_coarse": low, "gain": high - low} | _surface(mesh, scene), [before, after]
@@ -201,8 +212,7 @@ def slider(first: Scene, second: Scene, seed: int) -> list[dict[str, float]]:
                          for scene, weight in zip((second, first), trade(share), strict=True)])  # fmt: skip
         loop = DistilField(ReferenceView(), prior, settings, seed=seed)
         loop.run(settings.steps)
-        field = loop.field()
-        images = render_field(field, first.cameras, SLIDER_SIZE, SLIDER_SIZE).images
+        images = drawn_views(loop, first.cameras, SLIDER_SIZE)
         to_first, to_second = (float(metrics.psnr(images, views_of(scene, SLIDER_SIZE)).mean()) for scene in (first, second))
         out.append({"slider": share, "psnr_first": to_first, "psnr_second": to_second})
         print(f"  {share:.2f}: {to_first:.1f} dB to {first.key}, {to_second:.1f} dB to {second.key}", flush=True)

@@ -81,10 +81,11 @@ class DistilNet(nn.Module):
         self.levels: int | None = None
         self.grid = HashGrid(shape.levels, shape.features, shape.log2_size, shape.base, shape.finest, seed=seed)
         widths = [shape.levels * shape.features, *[shape.hidden] * shape.layers, 4]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        layers = [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        self.layers = nn.ModuleList(layers)
         draws = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for layer in self.layers:
+            for layer in layers:
                 bound = (3.0 / layer.in_features) ** 0.5
                 layer.weight.copy_((torch.rand(layer.weight.shape, generator=draws) * 2 - 1) * bound)
                 layer.bias.zero_()
