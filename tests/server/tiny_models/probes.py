@@ -23,7 +23,7 @@ def fingerprint(value, into=None) -> str:
     into = into or hashlib.sha256()
     if isinstance(value, torch.Tensor):
         into.update(str((value.dtype, tuple(value.shape))).encode())
-        into.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        into.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     elif isinstance(value, numpy.ndarray):
         into.update(value.tobytes())
     elif isinstance(value, torch.nn.Module):
