@@ -29,6 +29,7 @@ PREVIEW_EVERY = 10  # steps
 PREVIEW_SIDE = 192  # pixels at most
 PREVIEW_TURN = 12.0  # degrees from one preview to the next
 LEAST_SIZE = 16  # pixels
+MOST_SCALE = 1.15  # that a prior's own cameras may frame the object larger or smaller than the reference camera
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Distillation(ABC):
             raise ValueError(f"{self.stage}: there is neither a reference picture nor a prior, so there is nothing to learn from.")
         if prior is None:
             log.warning("%s: without a prior nothing says how the object looks from elsewhere.", self.stage)
+        elif (wanted := required_cameras(prior)) is not None and reference.image is not None:
+            self._warn_of_scale(reference, wanted)
         self.reference, self.prior, self.settings = reference, prior, settings
         self.device = torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
@@ -253,6 +256,17 @@ class Distillation(ABC):
         if side not in self._scaled:
             self._scaled[side] = self.reference.at_size(side).to(self.device)
         return self._scaled[side]
+
+    def _warn_of_scale(self, reference: ReferenceView, wanted: Cameras) -> None:
+        """A prior that has cameras of its own must see the object as large as the reference camera does."""
+        distance = float(wanted.c2w[:, :3, 3].norm(dim=1).mean())
+        fov = 2 * math.degrees(math.atan(0.5 / float(wanted.K[:, 0].mean())))
+        own, theirs = (d * math.sin(math.radians(f) / 2) for d, f in ((reference.radius, reference.fov), (distance, fov)))
+        if not 1 / MOST_SCALE < own / theirs < MOST_SCALE:
+            log.warning(
+                "%s: the prior's own cameras frame an object of radius %.2f, the reference camera one of %.2f, so they ask for different "
+                "sizes. Set radius %.3g and field of view %.3g for the reference.", self.stage, theirs, own, distance, fov,
+            )  # fmt: skip
 
     # ---- what goes wrong ---------------------------------------------------------------------------------------------
 

@@ -182,7 +182,7 @@ def test_a_run_that_is_done_frees_its_memory():
         assert all(ref() is None for ref in kept)
 
 
-def test_a_prior_with_cameras_of_its_own_judges_all_of_them():
+def test_a_prior_with_cameras_of_its_own_judges_all_of_them(caplog):
     class Grid(BallPrior):
         required_cameras = orbit_cameras(3, radius=1.8, fov=40)
 
@@ -190,6 +190,10 @@ def test_a_prior_with_cameras_of_its_own_judges_all_of_them():
     run = DistilField(reference(), combine([(prior, 1.0)]), QUICK)
     run.step()
     assert prior.seen[0][0] == (3, 3, 16, 16) and prior.seen[0][1] is Grid.required_cameras
+    assert "different sizes" not in caplog.text
+    Grid.required_cameras = orbit_cameras(3, radius=4.0, fov=30)
+    DistilField(reference(), Grid(), QUICK)
+    assert "Set radius 4 and field of view 30" in caplog.text
 
 
 def test_when_the_reference_is_seen():
