@@ -54,7 +54,8 @@ class ViewGridDenoiser:
         self.device, self.attention, self.use = device, attention, use
         self.size = (model.view_size, model.view_size)
         self._kept = model.schedule.scheduler("euler_ancestral", 1).alphas_cumprod.double()
-        self._condition: Condition | None = None
+        self._seen: tuple[Condition, Tensor | None] | None = None
+        self._guided = False
 
     def encode(self, images: Tensor) -> Tensor:
         """(V, 3, S, S) in [0, 1], the model's views -> (1, C, h, w), differentiable."""
@@ -76,27 +77,34 @@ class ViewGridDenoiser:
         return ((1 - kept) / kept).sqrt().float()
 
     def denoised(self, latents: Tensor, times: Tensor, noise: Tensor, cameras: Cameras, guidance: float | None) -> Tensor:
-        """See `priors.Denoiser`."""
+        """See `priors.Denoiser`. Of a model with a first guess, the guess keeps the share it has in the model's own pictures."""
         guidance = self.model.guidance if guidance is None else guidance
         timestep = int(self._timesteps(times.cpu())[0])
         kept = self._kept[timestep]
         noised = (kept.sqrt().float().to(latents.device) * latents + (1 - kept).sqrt().float().to(latents.device) * noise).to(self.device)
         with torch.inference_mode():
-            condition = self._reference()
+            condition, guess = self._reference(guidance != 1)
             with self.use("unet"):
                 network = ReferenceUNet(self.model.unet, self.attention)
                 # The reference's noise is the same in each step: what differs from step to step is what the guess is about.
                 generator = torch.Generator().manual_seed(self.seed)
                 dtype = next(self.model.unet.parameters()).dtype
                 _, clean = look(self.model, network, condition, noised, timestep, self._kept, generator, guidance=guidance, dtype=dtype)
+            if guess is not None:
+                clean = torch.lerp(clean, guess, self.model.guide_share)
         return clean.clone().to(latents.device)
 
-    def _reference(self) -> Condition:
-        """What the network sees of the picture: found once, kept where it is small."""
-        if self._condition is None:
+    def _reference(self, guided: bool) -> tuple[Condition, Tensor | None]:
+        """What the network sees of the picture, and the latents of the first guess: found once, kept where they are small."""
+        if self._seen is None or self._guided != guided:
             generators = [torch.Generator().manual_seed(self.seed)]
-            (self._condition,) = encode(self.model, self.image.to(self.device), generators, self.mask, guided=True, use=self.use)
-        return self._condition
+            (condition,) = encode(self.model, self.image.to(self.device), generators, self.mask, guided=guided, use=self.use)
+            guess = None
+            if condition.guide is not None and self.model.guide_share:
+                with torch.no_grad():
+                    guess = self.encode(views_from_grid(condition.guide[1].float().clone(), self.model.rows, self.model.columns))
+            self._seen, self._guided = (condition, guess), guided
+        return self._seen
 
     def picture(self, latents: Tensor) -> Tensor | None:
         """(V, 3, h, w), the model's cheap preview of the grid."""
