@@ -34,9 +34,9 @@ TILE, COLUMNS, VIEWS = 448, 4, 8
 CANDIDATES = (NetworkForm("tokens", 0.5), NetworkForm("tokens", 1.0), NetworkForm("heads", 0.5))
 OCCUPIED = 0.5
 LIKELY_SHARE = 1e-4  # of the cells; a proposal of less is nothing
-RENDER_SIZE = 112
 TOKENS = 2048
-CLEAR_SCORE, CLEAR_DECIBELS = 0.02, 0.1  # a later candidate must be better than an earlier one by this
+LEAST_RENDER = 40  # pixels
+CLEAR_SCORE, CLEAR_DECIBELS = 0.02, 0.25  # a later candidate must be better than an earlier one by this
 DECIDED_SCORE, DECIDED_DECIBELS = (
     0.3,
     2.0,
@@ -121,14 +121,18 @@ def choose_reconstruction(
     free_memory: int = 1 << 31,
     tick: Tick = no_tick,
 ) -> Verdict:
-    """The form in which the reconstruction network's splats look most like the calibration views, from tokens on their visual hull."""
+    """The form in which the reconstruction network's splats look most like the calibration views, from tokens on their visual hull.
+
+    Pictures are drawn at about a pixel a cell: in finer ones the gaps between Gaussians count for more than where these are. Where the
+    forms hardly differ the paper's is taken.
+    """
     if model.reconstruction is None:
         raise ValueError(f"{model.name} holds no reconstruction network.")
     views = calibration_views()
     grid = model.reconstruction.config.grid
-    shell = hull_shell(views, grid, grid_extents(grid, views.cameras, 1)[0])
+    shell, size = hull_shell(views, grid, grid_extents(grid, views.cameras, 1)[0]), max(grid, LEAST_RENDER)
     background = torch.tensor(model.background)[:, None, None]
-    truth = F.interpolate(views.images + background * (1 - views.masks), (RENDER_SIZE, RENDER_SIZE), mode="area")
+    truth = F.interpolate(views.images + background * (1 - views.masks), (size, size), mode="area")
     nothing = _psnr(background.expand_as(truth), truth)
     scores, words = [], []
     for index, candidate in enumerate(candidates):
@@ -136,7 +140,7 @@ def choose_reconstruction(
             replace(model, reconstruct_as=candidate), shell[None], views.images, views.masks, views.cameras, tokens=TOKENS, device=device,
             dtype=dtype, attention=attention, free_memory=free_memory, tick=_part(tick, index, len(candidates)),
         )  # fmt: skip
-        made = render_splats(splats, views.cameras, RENDER_SIZE, RENDER_SIZE, background=model.background)
+        made = render_splats(splats, views.cameras, size, size, background=model.background)
         scores.append(_psnr(made.images, truth))
         words.append(f"{describe_form(candidate)}: {scores[-1]:.2f} dB")
     best = _first_clearly_best(scores, CLEAR_DECIBELS)

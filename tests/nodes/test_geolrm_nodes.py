@@ -136,6 +136,32 @@ def test_grids_of_other_nodes_are_brought_onto_the_networks(own_file):
         reconstruct(model, types.SimpleNamespace(data=torch.full((1, 16, 16, 16), float("nan"))), images)
 
 
+def test_a_fit_starts_where_the_proposed_cells_are():
+    from lathe.nodes.splats import starts_in
+    from lathe.pipelines.splat_fit import load_fit_preset
+
+    data = torch.zeros(1, 16, 16, 16)
+    data[0, 3, 5, 9] = 0.9
+    (start,) = starts_in(voxel_sockets.to_core_voxel(data, [1.4]), 1, load_fit_preset("fast"), 0, 0.6)
+    assert start.positions[0].tolist() == pytest.approx([1.4 * (2 * (i + 0.5) / 16 - 1) for i in (9, 5, 3)], abs=1e-5)
+
+
+def test_the_bundled_mini_model_finds_the_calibration_object_and_says_its_forms():
+    """And auto, which the header spares it, would have found the same."""
+    assert files.MINI_FILE.is_file()
+    model, report = load(host.MINI)
+    assert report.count("the file says so") == 2
+    seen = geolrm_form.calibration_views()
+    images = seen.images.movedim(1, -1) + (1 - seen.masks.movedim(1, -1))
+    voxel, _ = propose(model, images, seen.masks[:, 0], seen.cameras)
+    found = geolrm_form.occupancy_score(voxel.data[0], voxel.lathe_extents[0], seen.masks, seen.cameras)
+    assert found.score > 0.5
+    (splats,) = reconstruct(model, voxel, images, seen.masks[:, 0], seen.cameras, tokens=4096)
+    assert len(splats) > 1000 and float(splats.positions.abs().max()) < 1.2
+    assert geolrm_form.choose_proposal(model.model).chosen.form == model.model.propose_as.form
+    assert geolrm_form.choose_reconstruction(model.model).chosen.form == model.model.reconstruct_as.form
+
+
 def test_the_budget_bounds_a_grid_that_is_full(own_file, caplog):
     model, _ = load(own_file)
     images, masks = pictures()
