@@ -97,7 +97,7 @@ class LoadedGeoLRM:
             if verdict is None:
                 verdict = self._look(part, tick)
                 memory.keep(digest, {part: verdict})
-            self.model = replace(self.model, **{PARTS[part]: verdict.chosen})
+            self._take(part, verdict.chosen)
             lines.append(verdict.why if part not in known else f"{verdict.why}, as found before")
             _log.log(logging.INFO if verdict.decided else logging.WARNING, "GeoLRM, %s", lines[-1])
         return lines
@@ -107,12 +107,18 @@ class LoadedGeoLRM:
 
         forced = form_of(asked)
         expected: NetworkForm | None = getattr(self.model, PARTS[part]) if told else verdict and verdict.chosen
-        self.model = replace(self.model, **{PARTS[part]: forced})
+        self._take(part, forced)
         line = f"{part}: {geolrm_form.describe_form(forced)}, as asked"
         if expected is not None and geolrm_form.describe_form(expected) != geolrm_form.describe_form(forced):
             line += f"; these weights expect {geolrm_form.describe_form(expected)}, so the result will be wrong"
             _log.warning("GeoLRM, %s", line)
         return line
+
+    def _take(self, part: str, run_as: NetworkForm) -> None:
+        if part == "proposal":
+            self.model = replace(self.model, propose_as=run_as)
+        else:
+            self.model = replace(self.model, reconstruct_as=run_as)
 
     def _look(self, part: str, tick: Tick) -> Any:
         from ..pipelines import geolrm_form
@@ -298,15 +304,13 @@ def tell_occupied(volume: Tensor, threshold: float, asset: int) -> None:
     share = count / volume.numel()
     if count == 0:
         _log.warning(
-            "Propose Voxels: no voxel of asset %d is above %g; the highest is %.3f. Lower the threshold, here and in Reconstruct Splats, "
-            "or "
-            "check masks and cameras.", asset, threshold, float(volume.max()),
+            "Propose Voxels: no voxel of asset %d is above %g; the highest is %.3f. Lower the threshold, here and in Reconstruct "
+            "Splats, or check masks and cameras.", asset, threshold, float(volume.max()),
         )  # fmt: skip
     elif share > IMPLAUSIBLE_SHARE:
         _log.warning(
-            "Propose Voxels: %.0f %% of the cells of asset %d are occupied, which is no surface: check the views' background and cameras, "
-            "and "
-            "the form of the proposal network.", 100 * share, asset,
+            "Propose Voxels: %.0f %% of the cells of asset %d are occupied, which is no surface: check the views' background and "
+            "cameras, and the form of the proposal network.", 100 * share, asset,
         )  # fmt: skip
     else:
         _log.info("Propose Voxels: %d voxels of asset %d are occupied, %.2f %% of the cells.", count, asset, 100 * share)

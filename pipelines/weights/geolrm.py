@@ -61,7 +61,10 @@ def load_geolrm(path: str | Path, *, dtype: torch.dtype = torch.float32, reconst
     settings = read_config(path, KIND, ["view_size"]) if SETTINGS in read_metadata(path) else {}
     state = published_names(read_state_dict(path))
     nets: dict[str, Any] = {}
-    kinds = {"proposal": (PROPOSAL_PREFIX, ProposalNetwork), "reconstruction": (RECONSTRUCTION_PREFIX, ReconstructionNetwork)}
+    kinds: dict[str, tuple[str, Any]] = {
+        "proposal": (PROPOSAL_PREFIX, ProposalNetwork),
+        "reconstruction": (RECONSTRUCTION_PREFIX, ReconstructionNetwork),
+    }
     for part, (prefix, kind) in kinds.items():
         own = {key[len(prefix) :]: value.float() for key, value in state.items() if key.startswith(prefix)}
         given = settings.get(part, {})
