@@ -61,10 +61,13 @@ class DistilField(Distillation):
             self.occupancy.update(self.net.density, self.generator)
 
     def field(self) -> DistilledField:
-        """The field after the last good step, on the CPU."""
-        with torch.no_grad():
-            mean = float(self.occupancy.density.clamp(max=1e6).mean()) if self.steps_done else self.coarse.field.surface
-        return DistilledField(copy_of(self.net, "cpu"), min(self.coarse.field.surface, max(mean, 1e-3)), self.coarse.field.bound)
+        """The field after the last good step, on the CPU. Its surface lies at the density of the settings, or at the mean density of
+        occupied cells where that is lower."""
+        surface = self.coarse.field.surface
+        solid = self.occupancy.density[self.occupancy.density > self.coarse.march.threshold]
+        if self.steps_done and len(solid):
+            surface = min(surface, float(solid.clamp(max=1e6).mean()))
+        return DistilledField(copy_of(self.net, "cpu"), surface, self.coarse.field.bound)
 
     def draw(self, cameras: Cameras, size: int, shading: Sequence[Shading], background: Tensor, learning: bool) -> Drawn:
         """Volume rendering."""
