@@ -48,7 +48,8 @@ def fingerprint(value, into=None) -> str:
     elif hasattr(value, "patcher"):  # a network: its weights are read through the patcher's module
         fingerprint(value.patcher.model, into)
     else:
-        fingerprint({k: v for k, v in vars(value).items() if not k.startswith("__")}, into) if hasattr(value, "__dict__") else None
+        # What an object keeps for itself, such as what a prior has worked out once, is not what it hands on.
+        fingerprint({k: v for k, v in vars(value).items() if not k.startswith("_")}, into) if hasattr(value, "__dict__") else None
     return into.hexdigest()
 
 
