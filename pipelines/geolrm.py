@@ -29,6 +29,10 @@ QUERIES_AT_ONCE = 4096  # through self-attention, between two looks at Cancel
 _log = logging.getLogger(__name__)
 
 
+class NotFinite(ValueError):
+    """A network gave NaN or infinite numbers."""
+
+
 @dataclass(frozen=True)
 class NetworkForm:
     """How one network is run.
@@ -108,12 +112,13 @@ def propose(
 
     Raises:
         ValueError: no proposal network in the model, or views that do not fit.
+        NotFinite: the network's numbers overflowed.
     """
     net = model.proposal
     if net is None:
         raise ValueError(f"{model.name} holds no proposal network (serializer.*): load a file that has one, or wire a VOXEL of your own.")
     assets = check_views(images, masks, cameras)
-    _warn_of_cameras(cameras, assets)
+    _warn_of_views(masks, cameras, assets)
     grids = []
     with torch.no_grad():
         for asset in range(assets):
@@ -155,12 +160,13 @@ def reconstruct(
 
     Raises:
         ValueError: no reconstruction network, a grid of another size, no cell above the threshold, or views that do not fit.
+        NotFinite: the network's numbers overflowed.
     """
     net = model.reconstruction
     if net is None:
         raise ValueError(f"{model.name} holds no reconstruction network (lrm_generator.*): load a file that has one.")
     assets = check_views(images, masks, cameras)
-    _warn_of_cameras(cameras, assets)
+    _warn_of_views(masks, cameras, assets)
     if occupancy.ndim != 4 or len(occupancy) != assets or len(set(occupancy.shape[1:])) != 1:
         raise ValueError(f"{assets} assets need a VOXEL of shape ({assets}, R, R, R), not {tuple(occupancy.shape)}.")
     token_counts(occupancy, threshold, tokens, compatible)
@@ -215,10 +221,18 @@ def to_splats(gaussians: Tensor, unit: float) -> Splats:
     return splats.select(kept)
 
 
-def _warn_of_cameras(cameras: Cameras, assets: int) -> None:
+def _warn_of_views(masks: Tensor | None, cameras: Cameras, assets: int) -> None:
+    count = cameras.n_views
     for asset, away in enumerate(looking_away(cameras, assets), 1):
         if away:
-            _log.warning("GeoLRM, asset %d: %d of %d cameras look away: %s.", asset, len(away), cameras.n_views, ", ".join(away))
+            _log.warning("GeoLRM, asset %d: %d of %d cameras look away: %s.", asset, len(away), count, ", ".join(away))
+    for asset, own in enumerate(masks.split(count) if masks is not None else (), 1):
+        empty = [name for name, mask in zip(cameras.names, own, strict=True) if not (mask > 0).any()]
+        if empty:
+            _log.warning(
+                "GeoLRM, asset %d: %d of %d masks are empty: %s. These views say that nothing is there; leave them out with Select Views.",
+                asset, len(empty), count, ", ".join(empty),
+            )  # fmt: skip
 
 
 def _run(net: ProposalNetwork | ReconstructionNetwork, xyz: Tensor, views: NetworkViews, run_as: NetworkForm, how: _How) -> Tensor:
@@ -246,11 +260,16 @@ def _run(net: ProposalNetwork | ReconstructionNetwork, xyz: Tensor, views: Netwo
         rows = slice(start, start + VIEWS_AT_ONCE)
         found.append(net.encoder(views.images[rows], views.c2w[rows], views.K[rows], how.dtype, how.attention))
         tick(min(start + VIEWS_AT_ONCE, count), rounds * count)
-    return net.latents(
+    latents = net.latents(
         xyz, [torch.cat(level) for level in zip(*found, strict=True)], views.c2w, views.K, form=run_as.form, scale=run_as.scale,
         dtype=how.dtype, attention=attention, chunk=net.transformer.chunk_for(how.free_memory),
         tick=lambda step, total, preview=None: tick(count + step, rounds * count),
     )  # fmt: skip
+    if not torch.isfinite(latents).all():
+        half = how.dtype == torch.float16
+        remedy = "choose fp32 or bf16 as precision in Load GeoLRM" if half else "the file is damaged, or expects another form"
+        raise NotFinite(f"GeoLRM's network gave NaN or infinite numbers in {str(how.dtype).removeprefix('torch.')}: {remedy}.")
+    return latents
 
 
 def memory_required(config: GeoLRMConfig, view_size: int, n_views: int, tokens: int, dtype: torch.dtype = torch.float32) -> int:

@@ -23,7 +23,7 @@ from .cameras import posed_cameras
 from .data.cameras import Cameras
 from .data.progress import Tick, no_tick
 from .files import write_files
-from .geolrm import GeoLRM, NetworkForm, propose, reconstruct
+from .geolrm import GeoLRM, NetworkForm, NotFinite, propose, reconstruct
 from .geolrm_views import grid_extents
 from .nets.attention import Attention, torch_attention
 from .ops.visual_hull import cell_centres, hull_volume, sample_views
@@ -37,10 +37,8 @@ LIKELY_SHARE = 1e-4  # of the cells; a proposal of less is nothing
 TOKENS = 2048
 LEAST_RENDER = 40  # pixels
 CLEAR_SCORE, CLEAR_DECIBELS = 0.02, 0.25  # a later candidate must be better than an earlier one by this
-DECIDED_SCORE, DECIDED_DECIBELS = (
-    0.3,
-    2.0,
-)  # what the best must reach for its verdict to count: over 0, and over a picture of the background
+DECIDED_SCORE, DECIDED_DECIBELS = 0.3, 2.0  # what the best must reach to count: over 0, and over a picture of the background
+OVERFLOWN = "numbers that are not finite"
 MEMORY_VERSION = 1
 
 
@@ -99,10 +97,15 @@ def choose_proposal(
     views = calibration_views()
     scores, words = [], []
     for index, candidate in enumerate(candidates):
-        grid = propose(
-            replace(model, propose_as=candidate), views.images, views.masks, views.cameras, device=device, dtype=dtype, attention=attention,
-            free_memory=free_memory, tick=_part(tick, index, len(candidates)),
-        )[0]  # fmt: skip
+        try:
+            grid = propose(
+                replace(model, propose_as=candidate), views.images, views.masks, views.cameras, device=device, dtype=dtype,
+                attention=attention, free_memory=free_memory, tick=_part(tick, index, len(candidates)),
+            )[0]  # fmt: skip
+        except NotFinite:
+            scores.append(0.0)
+            words.append(f"{describe_form(candidate)}: {OVERFLOWN}")
+            continue
         found = occupancy_score(grid, grid_extents(len(grid), views.cameras, 1)[0], views.masks, views.cameras)
         scores.append(found.score)
         words.append(f"{describe_form(candidate)}: {found}")
@@ -136,10 +139,15 @@ def choose_reconstruction(
     nothing = _psnr(background.expand_as(truth), truth)
     scores, words = [], []
     for index, candidate in enumerate(candidates):
-        (splats,) = reconstruct(
-            replace(model, reconstruct_as=candidate), shell[None], views.images, views.masks, views.cameras, tokens=TOKENS, device=device,
-            dtype=dtype, attention=attention, free_memory=free_memory, tick=_part(tick, index, len(candidates)),
-        )  # fmt: skip
+        try:
+            (splats,) = reconstruct(
+                replace(model, reconstruct_as=candidate), shell[None], views.images, views.masks, views.cameras, tokens=TOKENS,
+                device=device, dtype=dtype, attention=attention, free_memory=free_memory, tick=_part(tick, index, len(candidates)),
+            )  # fmt: skip
+        except NotFinite:
+            scores.append(-math.inf)
+            words.append(f"{describe_form(candidate)}: {OVERFLOWN}")
+            continue
         made = render_splats(splats, views.cameras, size, size, background=model.background)
         scores.append(_psnr(made.images, truth))
         words.append(f"{describe_form(candidate)}: {scores[-1]:.2f} dB")

@@ -107,9 +107,14 @@ def check_views(images: Tensor, masks: Tensor | None, cameras: Cameras) -> int:
         expected = (len(images), 1, *images.shape[2:])
         if tuple(masks.shape) != expected:
             raise ValueError(f"Masks must have shape {expected} like the images, not {tuple(masks.shape)}.")
+        if not torch.isfinite(masks).all():
+            raise ValueError("The masks hold NaN or infinite numbers.")
         for asset, own in enumerate(masks.split(cameras.n_views)):
             if not (own > 0).any():
                 raise ValueError(f"All {cameras.n_views} masks of asset {asset + 1} are empty: 1 marks the object.")
+    for asset, own in enumerate(images.split(cameras.n_views) if masks is None else ()):
+        if bool((own == own[:1, :, :1, :1]).all()):
+            raise ValueError(f"The views of asset {asset + 1} show one flat colour: there is nothing to reconstruct.")
     for asset, away in enumerate(looking_away(cameras, assets), 1):
         if len(away) == cameras.n_views:
             raise ValueError(

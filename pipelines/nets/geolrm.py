@@ -20,6 +20,7 @@ from .geo_transformer import Form, Geometry, GeoTransformer
 
 HALF = 0.5  # half the side of the networks' cube
 LOW_STRIDE = 4  # pixels a cell of the fine feature map is wide
+FAR = 1e4  # sides of a picture: nothing is seen there
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,15 @@ def image_rays(c2w: Tensor, K: Tensor, height: int, width: int) -> Tensor:
 
 
 def project(xyz: Tensor, c2w: Tensor, K: Tensor) -> Tensor:
-    """(N, 3) points -> (V, N, 2) places in the pictures. Points behind a camera project too: so it was trained."""
+    """(N, 3) points -> (V, N, 2) places in the pictures. Points behind a camera project too: so it was trained.
+
+    A point in a camera's own plane has no place; it goes far out of the picture, so that no infinity spreads to the other points.
+    """
     w2c = torch.linalg.inv(c2w)[:, :3]
     pixels = torch.cat([xyz, torch.ones_like(xyz[:, :1])], dim=-1) @ (K @ w2c).transpose(1, 2)
     uv = pixels[..., :2] / pixels[..., 2:]
-    return torch.cat([1 - uv[..., :1], uv[..., 1:]], dim=-1)
+    uv = torch.cat([1 - uv[..., :1], uv[..., 1:]], dim=-1)
+    return torch.nan_to_num(uv, nan=FAR, posinf=FAR, neginf=-FAR).clamp(-FAR, FAR)
 
 
 def grid_indices(xyz: Tensor, grid: int, scale: float) -> Tensor:
