@@ -10,7 +10,7 @@ from lathe.pipelines.geolrm import propose, reconstruct
 from lathe.pipelines.nets.geolrm import cube_points, project
 from lathe.pipelines.weights.geolrm import load_geolrm
 from lathe.training import render_dataset, rendered
-from lathe.training.geolrm import batches, export, losses, occupancy, sizes, train_proposal, train_reconstruction
+from lathe.training.geolrm import batches, export, fit_calibration, losses, occupancy, sizes, train_proposal, train_reconstruction
 from lathe.training.lrm_batches import posed
 from lathe.training.objects import objects_folder
 
@@ -109,3 +109,15 @@ def test_two_runs_become_a_file_that_loads(data, tmp_path, monkeypatch):
     assert voxels.shape == (1, 16, 16, 16)
     splats = reconstruct(model, torch.ones_like(voxels), images, masks, cameras, tokens=64)[0]
     assert 0 < len(splats) <= 64 * TINY.reconstruction.gaussians
+
+
+def test_the_calibration_object_is_learnt_by_heart_into_a_file(tmp_path, monkeypatch):
+    """The script that makes the networks of test_geolrm_auto.py, for two steps from a proposal that was not trained."""
+    torch.manual_seed(0)
+    (tmp_path / "proposal").mkdir()
+    torch.save({"ema": sizes.new_proposal(TINY.proposal).state_dict()}, tmp_path / "proposal" / "checkpoint.pt")
+    command = ["fit_calibration", "--proposal", str(tmp_path / "proposal"), "--form", "heads", "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "heads.safetensors")])
+    fit_calibration.main()
+    model = load_geolrm(tmp_path / "heads.safetensors")
+    assert (model.propose_as.form, model.reconstruct_as.form) == ("heads", "heads")
