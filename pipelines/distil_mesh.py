@@ -211,8 +211,8 @@ class DistilMesh(Distillation):
             elif float(face_vectors(surface.vertices.detach(), surface.faces).norm(dim=1).sum() / 2) > LEAST_AREA:
                 return surface
         raise SurfaceLost(
-            f"{self.stage}: the surface {fate} at step {self.steps_done + 1}; the last good mesh is kept. Check that mask and prior show the "
-            "same object, or lower the rates and the prior's weight."
+            f"{self.stage}: the surface {fate} at step {self.steps_done + 1}; the last good mesh is kept. Check that mask and prior show "
+            "the same object, or lower the rates and the prior's weight."
         )
 
     def _snapshot(self) -> dict[str, Tensor]:

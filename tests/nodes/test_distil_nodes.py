@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lathe.nodes import distil, host, sockets, splat_sockets
+from lathe.nodes import distil, distil_files, host, sockets, splat_sockets
 from lathe.pipelines import distil_settings
 from lathe.pipelines.cameras import posed_cameras
 from lathe.pipelines.data.mesh import Mesh
@@ -36,7 +36,7 @@ def small_preset(monkeypatch, tmp_path):
         replace(mini.splat, points=60, weights=weights),
     )  # fmt: skip
     monkeypatch.setattr(distil_settings, "load_distil_preset", lambda name: small)
-    for node in distil.NODES:
+    for node in [*distil.NODES, *distil_files.NODES]:
         monkeypatch.setattr(node, "hidden", types.SimpleNamespace(unique_id="1"), raising=False)
     monkeypatch.setattr(host.folder_paths, "get_output_directory", lambda: str(tmp_path))
 
@@ -78,9 +78,9 @@ def test_a_field_a_turntable_a_curve_and_a_run_come_out():
 def test_a_run_that_was_saved_goes_on(monkeypatch):
     whole = run(distil.LatheDistilField, prior=BallPrior(), **{**LOOP, "steps": 5}, **picture())[3]
     half = run(distil.LatheDistilField, prior=BallPrior(), **LOOP, **picture())[3]
-    name = run(distil.LatheSaveDistillation, run=half, filename_prefix="lathe/run")[0]
+    name = run(distil_files.LatheSaveDistillation, run=half, filename_prefix="lathe/run")[0]
     assert name == "lathe/run_00001_.safetensors"
-    (kept,) = run(distil.LatheLoadDistillation, file=f"{Path(name).as_posix()} [output]")
+    (kept,) = run(distil_files.LatheLoadDistillation, file=f"{Path(name).as_posix()} [output]")
     ended = run(distil.LatheDistilField, prior=BallPrior(), run=kept, **{**LOOP, "steps": 5}, **picture())[3]
     assert ended.steps == 5 and kept.steps == 3
     # Rates fall over the planned steps, so a longer plan moves more; the random numbers are those of the unbroken run.
@@ -88,7 +88,7 @@ def test_a_run_that_was_saved_goes_on(monkeypatch):
     done = run(distil.LatheDistilField, prior=BallPrior(), run=ended, **LOOP, **picture())[3]
     assert done.steps == 5
     with pytest.raises(ValueError, match="leads out of the output folder"):
-        run(distil.LatheSaveDistillation, run=half, filename_prefix="../run")
+        run(distil_files.LatheSaveDistillation, run=half, filename_prefix="../run")
     with pytest.raises(ValueError, match="run state is of 'Distil Field'"):
         run(distil.LatheDistilSplat, prior=BallPrior(), run=half, points=0, **LOOP, **picture())
 
