@@ -22,10 +22,12 @@ LONG: list[tuple[str, str, dict]] = [
     ("image_to_splat_mini", "LatheRenoiseRefine", {"fit_iterations": 1500}),
     ("image_to_splat_mini", "LatheRenoiseViews", {"steps": 90}),
     ("splat_to_mesh", "LatheFitMesh", {"steps": 600}),
+    ("magic123_mini", "LatheDistilField", {"steps": 3000}),
+    ("magic123_mini", "LatheDistilMesh", {"steps": 3000}),
     ("views_to_splat_mini", "LatheProposeVoxels", {"threshold": 0.45}),
     ("views_to_splat_mini", "LatheReconstructSplats", {"seed": 9}),
 ]
-KEEP_WHAT_WAS_REACHED = {"LatheFitSplats", "LatheRenoiseRefine", "LatheFitMesh"}
+KEEP_WHAT_WAS_REACHED = {"LatheFitSplats", "LatheRenoiseRefine", "LatheFitMesh", "LatheDistilField", "LatheDistilMesh"}
 
 
 def slow(steps: int, seed: int) -> dict:
