@@ -268,6 +268,18 @@ def test_a_wrong_form_that_is_forced_works_and_warns(own_file, caplog):
     assert len(reconstruct(model, voxel, images, masks)[0]) > 0
 
 
+def test_a_form_that_an_earlier_look_speaks_against_warns(published_file, tmp_path, caplog):
+    """The file says nothing; what auto found out about it before does. The network that is not forced keeps the verdict."""
+    memory = geolrm_form.FormMemory(host.remembered(geolrm.MEMORY_FILE))
+    heads = geolrm_form.Verdict(NetworkForm("heads", 0.5), True, "heads, as seen")
+    memory.keep(geolrm_form.file_hash(tmp_path / published_file), {"proposal": heads, "reconstruction": heads})
+    with caplog.at_level(logging.WARNING):
+        model, report = load(published_file, proposal_form="tokens")
+    assert "proposal: tokens, scale 0.5, as asked; these weights expect heads, so the result will be wrong" in report
+    assert "these weights expect heads" in caplog.text and "heads, as seen, as found before" in report
+    assert (model.model.propose_as.form, model.model.reconstruct_as.form) == ("tokens", "heads")
+
+
 def test_cancel_stops_within_a_layer(own_file, monkeypatch):
     model, _ = load(own_file)
     images, masks = pictures()
