@@ -6,6 +6,7 @@ The networks work in a frame of their own, which `geolrm_views` turns Lathe's wo
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -254,15 +255,11 @@ def _run(net: ProposalNetwork | ReconstructionNetwork, xyz: Tensor, views: Netwo
             parts.append(how.attention(part, k, v))
         return torch.cat(parts, dim=-2)
 
-    found = []
     tick(*last)
-    for start in range(0, count, VIEWS_AT_ONCE):
-        rows = slice(start, start + VIEWS_AT_ONCE)
-        found.append(net.encoder(views.images[rows], views.c2w[rows], views.K[rows], how.dtype, how.attention))
-        tick(min(start + VIEWS_AT_ONCE, count), rounds * count)
+    levels = _features(net, views, how, lambda done: tick(done, rounds * count))
     latents = net.latents(
-        xyz, [torch.cat(level) for level in zip(*found, strict=True)], views.c2w, views.K, form=run_as.form, scale=run_as.scale,
-        dtype=how.dtype, attention=attention, chunk=net.transformer.chunk_for(how.free_memory),
+        xyz, levels, views.c2w, views.K, form=run_as.form, scale=run_as.scale, dtype=how.dtype, attention=attention,
+        chunk=net.transformer.chunk_for(how.free_memory),
         tick=lambda step, total, preview=None: tick(count + step, rounds * count),
     )  # fmt: skip
     if not torch.isfinite(latents).all():
@@ -272,12 +269,27 @@ def _run(net: ProposalNetwork | ReconstructionNetwork, xyz: Tensor, views: Netwo
     return latents
 
 
+def _features(net: ProposalNetwork | ReconstructionNetwork, views: NetworkViews, how: _How, done: Callable[[int], None]) -> list[Tensor]:
+    """The feature maps of all views, a few views at a time and never held twice; `done` is told how many views are."""
+    count = len(views.images)
+    levels: list[Tensor] = []
+    for start in range(0, count, VIEWS_AT_ONCE):
+        rows = slice(start, start + VIEWS_AT_ONCE)
+        made = net.encoder(views.images[rows], views.c2w[rows], views.K[rows], how.dtype, how.attention)
+        levels = levels or [part.new_empty(count, *part.shape[1:]) for part in made]
+        for level, part in zip(levels, made, strict=True):
+            level[rows] = part
+        done(min(start + VIEWS_AT_ONCE, count))
+    return levels
+
+
 def memory_required(config: GeoLRMConfig, view_size: int, n_views: int, tokens: int, dtype: torch.dtype = torch.float32) -> int:
     """Bytes one network needs on its device beside its weights and the cross-attention's chunk (`free_memory`)."""
     size = torch.finfo(dtype).bits // 8
     patches = (view_size // 14) ** 2
-    features = n_views * config.feature_dim * 4 * ((view_size // 4) ** 2 + (view_size // 7) ** 2)
-    vit = min(n_views, VIEWS_AT_ONCE) * patches * config.vit[0] * (3 * 4 + 5 * size)
+    a_view = config.feature_dim * 4 * ((view_size // 4) ** 2 + (view_size // 7) ** 2)
+    features = n_views * a_view
+    vit = min(n_views, VIEWS_AT_ONCE) * (patches * config.vit[0] * (3 * 4 + 5 * size) + 2 * a_view)
     values = config.dim * (4 + size) * ((view_size // 4) ** 2 + (view_size // 7) ** 2)
     stream = tokens * config.dim * (4 * 4 + 8 * size)
     images = n_views * 3 * view_size**2 * 4 + min(n_views, VIEWS_AT_ONCE) * 12 * view_size**2 * 4
