@@ -23,12 +23,14 @@ PANELS = (
     ("views, one-step estimate", "psnr_one_step", "PSNR at 32 px, dB", {"views": "without a guide", "views_guided": "with the guide"}),
     ("relief", "test_front", "error of front depth, half frames", {"relief": "front depth"}),
     ("elevation head", "test_mean", "mean error on test orbits, degrees", {"elevation": "elevations -15..65"}),
+    ("GeoLRM, proposal", "iou_16", "intersection over union, 16 views", {"geolrm_proposal": "cells of 40^3"}),
+    ("GeoLRM, reconstruction", "psnr_20", "PSNR at 64 px from 20 views, dB", {"geolrm_reconstruction": "from 1140 samples on with up to 14 views"}),
 )  # fmt: skip
 
 
 def main() -> None:
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(22, 4))
-    for axis, (title, score, label, runs) in zip(axes, PANELS, strict=True):
+    figure, axes = pyplot.subplots(2, -(-len(PANELS) // 2), figsize=(22, 8))
+    for axis, (title, score, label, runs) in zip(axes.flat, PANELS, strict=False):
         for name, legend in runs.items():
             lines = [json.loads(line) for line in (CURVES / f"{name}.jsonl").read_text().splitlines()]
             seen = [(line["samples"], line[score]) for line in lines if score in line]
@@ -38,6 +40,8 @@ def main() -> None:
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
         axis.legend()
+    for axis in axes.flat[len(PANELS) :]:
+        axis.set_visible(False)
     figure.tight_layout()
     figure.savefig(ROOT / "docs" / "pictures" / "mini_curves.png", dpi=90)
 
