@@ -179,14 +179,8 @@ def sizes(state: Mapping[str, Tensor], given: Mapping[str, Any], default: GeoLRM
         config = replace(config, token_cells=round(shape("upsample.weight", 2)[0] ** (1 / 3)))
     if "renderer.latent_decoder.2.weight" in state:
         config = replace(config, gaussians=shape("renderer.latent_decoder.2.weight", 2)[0] // 14)
-    if (
-        heads < 1
-        or dim % (6 * heads)
-        or config.vit[2] < 1
-        or vit_dim % config.vit[2]
-        or config.samples < 1
-        or config.grid % config.token_cells
-    ):
+    in_steps = config.token_cells if "upsample.weight" in state else 1  # a reconstruction network has no tokens of many cells
+    if dim % (6 * heads) or vit_dim % vit_heads or config.samples < 1 or config.grid < 2 or not in_steps or config.grid % in_steps:
         raise ValueError(
             f"{name} is no GeoLRM of a size that can be told: width {dim} with {heads} heads, image width {vit_dim} with {vit_heads}, "
             f"{config.samples} samples, a grid of {config.grid} in steps of {config.token_cells}."

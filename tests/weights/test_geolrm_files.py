@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,18 @@ def test_other_files_are_said_in_words(tmp_path, tiny_is_published):
 def test_sizes_that_make_no_network_are_said_in_words(tmp_path):
     with pytest.raises(ValueError, match="no GeoLRM of a size that can be told: width 48 with 16 heads"):
         files.load_geolrm(flat(tmp_path / "tiny.ckpt", tiny_state("proposal")))
+
+
+def test_a_reconstruction_network_may_have_any_grid(tmp_path):
+    """Steps of the grid are the proposal network's alone."""
+    model = tiny_model(proposal=None)
+    model.reconstruction.config = replace(model.reconstruction.config, grid=21)
+    files.save_geolrm(model, tmp_path / "own.safetensors")
+    assert files.load_geolrm(tmp_path / "own.safetensors").reconstruction.config.grid == 21
+    model.reconstruction.config = replace(model.reconstruction.config, grid=0)
+    files.save_geolrm(model, tmp_path / "own.safetensors")
+    with pytest.raises(ValueError, match="a grid of 0"):
+        files.load_geolrm(tmp_path / "own.safetensors")
 
 
 def test_a_truncated_file_and_one_that_would_run_code(tmp_path, tiny_is_published):
