@@ -24,7 +24,9 @@ PANELS = (
     ("relief", "test_front", "error of front depth, half frames", {"relief": "front depth"}),
     ("elevation head", "test_mean", "mean error on test orbits, degrees", {"elevation": "elevations -15..65"}),
     ("GeoLRM, proposal", "iou_16", "intersection over union, 16 views", {"geolrm_proposal": "cells of 40^3"}),
-    ("GeoLRM, reconstruction", "psnr_20", "PSNR at 64 px from 20 views, dB", {"geolrm_reconstruction": "from 1140 samples on up to 14 views"}),
+    ("GeoLRM, reconstruction", "psnr_20", "PSNR at 64 px from 20 views, dB", {
+        "geolrm_reconstruction": "up to 7 views, then up to 14", "geolrm_reconstruction_2": "gradients of colours pass the clamp",
+    }),
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -168,6 +169,18 @@ class ProposalNetwork(_Network):
         return cube_points(self.config.grid // self.config.token_cells)
 
 
+class _Clamp(torch.autograd.Function):
+    """Colours cut to [-0.5, 0.5]; gradients pass as if they were not, or a colour that left the range in training could never return."""
+
+    @staticmethod
+    def forward(ctx: Any, color: Tensor) -> Tensor:
+        return color.clamp(-0.5, 0.5)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
 class GaussianHead(nn.Module):
     """Features of a token to its Gaussians."""
 
@@ -186,7 +199,7 @@ class GaussianHead(nn.Module):
             opacity.sigmoid(),
             scale.sigmoid() * self.config.scale_max,
             nn.functional.normalize(rotation, dim=-1),
-            color.clamp(-0.5, 0.5) + 0.5,
+            _Clamp.apply(color) + 0.5,
         ]
         return torch.cat(parts, dim=-1).flatten(0, 1)
 

@@ -89,6 +89,18 @@ def test_objectives_reach_their_weights(data, form):
         assert idle == {"encoder.model.embeddings.mask_token"}  # the published file has it, and nothing reads it
 
 
+def test_a_colour_out_of_range_can_come_back():
+    """The head cuts colours off; where that also cut their gradients, a fifth of them stayed black or white for ever."""
+    torch.manual_seed(0)
+    head = sizes.new_reconstruction(TINY.reconstruction).renderer
+    with torch.no_grad():
+        head.latent_decoder[2].bias.unflatten(0, (-1, 14))[:, 11:] = torch.tensor([2.0, -2.0, 0.1])
+    colors = head(torch.zeros(4, TINY.reconstruction.dim), torch.zeros(4, 3))[:, 11:]
+    assert colors.min() == 0 and colors.max() == 1
+    colors.sum().backward()
+    assert (head.latent_decoder[2].bias.grad.unflatten(0, (-1, 14))[:, 11:] == 4).all()
+
+
 def test_two_runs_become_a_file_that_loads(data, tmp_path, monkeypatch):
     torch.manual_seed(0)
     nets = {"proposal": sizes.new_proposal(TINY.proposal), "reconstruction": sizes.new_reconstruction(TINY.reconstruction)}

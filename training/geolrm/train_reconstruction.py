@@ -4,7 +4,7 @@ The cells are those the trained proposal network finds in the same views, as the
 teach more at first.
 
     python training/geolrm/train_reconstruction.py --data DIR --proposal DIR --run DIR --minutes 60 [--total-minutes 60]
-        [--most-views 7] [--size mini|tiny] [--form tokens|heads]
+        [--most-views 7] [--start DIR] [--size mini|tiny] [--form tokens|heads]
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lathe.pipelines.nets.geo_transformer import Form  # noqa: E402
 from lathe.pipelines.nets.geolrm import HALF, ProposalNetwork, ReconstructionNetwork, cube_points  # noqa: E402
 from lathe.pipelines.perceptual import load_perceptual  # noqa: E402
 from lathe.training import loop  # noqa: E402
+from lathe.training.export_mini import averaged  # noqa: E402
 from lathe.training.geolrm import sizes  # noqa: E402
 from lathe.training.geolrm.batches import Sample, draw, sample_of  # noqa: E402
 from lathe.training.geolrm.losses import Pictures, draw_gaussians, reconstruction_loss  # noqa: E402
@@ -111,13 +112,17 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(sizes.SIZES), default="mini")
     parser.add_argument("--form", choices=("tokens", "heads"), default="tokens", help="self-attention: paper's or published code's")
     parser.add_argument("--most-views", type=int, default=7, help="1 to so many random views go in")
+    parser.add_argument("--start", type=Path, help="folder of another run, whose averaged weights are the beginning")
     args = parser.parse_args()
     torch.manual_seed(0)
     train, test = RenderedObjects(args.data / "train"), RenderedObjects(args.data / "test")
     size = sizes.SIZES[args.size]
     proposal = trained_proposal(args.proposal, size)
+    net = sizes.new_reconstruction(size.reconstruction)
+    if args.start is not None:
+        net.load_state_dict(averaged(args.start))
     loop.run(
-        sizes.new_reconstruction(size.reconstruction), Objective(train, proposal, size, args.form, args.most_views),
+        net, Objective(train, proposal, size, args.form, args.most_views),
         Evaluation(test, proposal, size.view_size, args.form), folder=args.run, batch=1, minutes=args.minutes,
         total_minutes=args.total_minutes, learning_rate=args.learning_rate, precision="no",
     )  # fmt: skip
