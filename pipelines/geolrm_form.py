@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .cameras import posed_cameras
 from .data.cameras import Cameras
-from .data.progress import Tick, no_tick
+from .data.progress import Tick, no_tick, part_of
 from .files import write_files
 from .geolrm import GeoLRM, NetworkForm, NotFinite, propose, reconstruct
 from .geolrm_views import grid_extents
@@ -100,7 +100,7 @@ def choose_proposal(
         try:
             grid = propose(
                 replace(model, propose_as=candidate), views.images, views.masks, views.cameras, device=device, dtype=dtype,
-                attention=attention, free_memory=free_memory, tick=_part(tick, index, len(candidates)),
+                attention=attention, free_memory=free_memory, tick=part_of(tick, index, len(candidates)),
             )[0]  # fmt: skip
         except NotFinite:
             scores.append(0.0)
@@ -142,7 +142,7 @@ def choose_reconstruction(
         try:
             (splats,) = reconstruct(
                 replace(model, reconstruct_as=candidate), shell[None], views.images, views.masks, views.cameras, tokens=TOKENS,
-                device=device, dtype=dtype, attention=attention, free_memory=free_memory, tick=_part(tick, index, len(candidates)),
+                device=device, dtype=dtype, attention=attention, free_memory=free_memory, tick=part_of(tick, index, len(candidates)),
             )  # fmt: skip
         except NotFinite:
             scores.append(-math.inf)
@@ -294,12 +294,3 @@ def _first_clearly_best(scores: Sequence[float], margin: float) -> int:
 
 def _psnr(picture: Tensor, truth: Tensor) -> float:
     return -10 * math.log10(max(float((picture - truth).square().mean()), 1e-10))
-
-
-def _part(tick: Tick, index: int, count: int) -> Callable[..., None]:
-    """A tick of part `index`, whatever the number of its own steps: all parts count 1000."""
-
-    def scaled(step: int, total: int, preview: Tensor | None = None) -> None:
-        tick(index * 1000 + step * 1000 // max(total, 1), count * 1000, preview)
-
-    return scaled
