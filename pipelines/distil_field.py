@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .data.cameras import Cameras
-from .distil_loop import Distillation, Drawn
+from .distil_loop import Distillation, Drawn, adam
 from .distil_settings import CoarseSettings
 from .distil_views import ReferenceView, Shading
 from .nets.distil_net import DistilledField, DistilNet, copy_of
@@ -36,8 +36,7 @@ class DistilField(Distillation):
         self.coarse = settings
         self.net = DistilNet(settings.field, seed).to(self.device)
         rates = [(self.net.grid.parameters(), settings.encoding_rate), (self.net.layers.parameters(), settings.network_rate)]
-        groups = [{"params": list(leaves), "lr": rate, "first": rate} for leaves, rate in rates]
-        self._adam = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+        self._adam = adam([{"params": list(leaves), "first": rate} for leaves, rate in rates], self.device)
         march_settings = settings.march
         self.occupancy = OccupancyGrid(
             march_settings.grid, settings.field.bound, march_settings.decay, march_settings.threshold, self.device

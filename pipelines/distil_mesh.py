@@ -16,7 +16,7 @@ from .data.cameras import Cameras
 from .data.field import Field, FlexiGrid
 from .data.mesh import Mesh
 from .data.progress import Tick, no_tick
-from .distil_loop import Distillation, Drawn
+from .distil_loop import Distillation, Drawn, adam
 from .distil_settings import FineSettings
 from .distil_surface import Surface, surface_grid
 from .distil_views import ReferenceView, Shading
@@ -97,8 +97,8 @@ class DistilMesh(Distillation):
             {"params": list(self.net.grid.parameters()), "first": settings.encoding_rate},
             {"params": list(self.net.layers.parameters()), "first": settings.network_rate},
         ]
-        self._learn_colors(mesh, start, torch.optim.Adam([g | {"lr": g["first"]} for g in colors], betas=(0.9, 0.99), eps=1e-15))
-        self._adam = torch.optim.Adam([g | {"lr": g["first"]} for g in [*groups, *colors]], betas=(0.9, 0.99), eps=1e-15)
+        self._learn_colors(mesh, start, adam(colors, self.device))
+        self._adam = adam([*groups, *colors], self.device)
         self._good = self._snapshot()
         try:
             self._open()
@@ -223,7 +223,7 @@ class DistilMesh(Distillation):
             for name, leaf in self.grid.parameters.items():
                 leaf.copy_(self._good[name])
 
-    def _learn_colors(self, mesh: Mesh, start: Field | Mesh, adam: torch.optim.Optimizer) -> None:
+    def _learn_colors(self, mesh: Mesh, start: Field | Mesh, optimiser: torch.optim.Optimizer) -> None:
         """The network learns the colours of what it starts from, on the surface and a little around it."""
         field = None if isinstance(start, Mesh) else start.to(self.device)
         for step in range(self.fine.color_start):
@@ -232,9 +232,9 @@ class DistilMesh(Distillation):
             near = near.to(self.device)
             with torch.no_grad():
                 target = _colors_on(mesh, face, bary).to(self.device) if field is None else field.color(near).clamp(0, 1)
-            adam.zero_grad(set_to_none=True)
+            optimiser.zero_grad(set_to_none=True)
             F.mse_loss(self.net(near)[1], target).backward()
-            adam.step()
+            optimiser.step()
 
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """See `Distillation.restore`. The run must have been begun from the same mesh or field."""

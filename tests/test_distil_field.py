@@ -11,6 +11,7 @@ from ball_prior import COLOR, BallPrior, ball_views
 from lathe.pipelines import files
 from lathe.pipelines.cameras import orbit_cameras, posed_cameras
 from lathe.pipelines.distil_field import DistilField
+from lathe.pipelines.distil_loop import adam, all_finite
 from lathe.pipelines.distil_settings import (
     CoarseSettings,
     FieldShape,
@@ -90,6 +91,39 @@ def test_a_saved_run_goes_on_where_it_was(tmp_path):
         other.restore(kept.tensors, kept.about)
     with pytest.raises(ValueError, match="run state is of 'Distil Mesh'"):
         second.restore(kept.tensors, {**kept.about, "stage": "Distil Mesh"})
+
+
+def test_the_optimiser_goes_on_from_a_plain_adam_and_is_the_same_at_any_number_of_threads():
+    plain = DistilField(reference(), BallPrior(), QUICK)
+    plain._adam = torch.optim.Adam(plain._adam.param_groups, betas=(0.9, 0.99), eps=1e-15, fused=False)
+    plain.run(3)
+    saved = plain.state()
+    ours = DistilField(reference(), BallPrior(), QUICK)
+    ours.restore(*saved)
+    plain.run(1)
+    ours.run(1)
+    assert float((weights_of(plain) - weights_of(ours)).abs().max()) < 1e-5
+    threads = torch.get_num_threads()
+    made = []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            leaf = torch.nn.Parameter(torch.linspace(-1, 1, 50_003))
+            optimiser = adam([{"params": [leaf], "first": 0.01}], torch.device("cpu"))
+            for step in range(5):
+                leaf.grad = torch.sin(leaf.detach() * (step + 1))
+                optimiser.step()
+            made.append(leaf.detach())
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*made)
+
+
+def test_what_is_finite():
+    big = torch.full((9,), 1e30)  # whose norm is infinite
+    assert all_finite([]) and all_finite([torch.zeros(3), big])
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        assert not all_finite([torch.zeros(3), torch.cat([big, torch.tensor([bad])])])
 
 
 def test_files_that_are_no_run_states(tmp_path):
