@@ -5,13 +5,15 @@
     python bench/speed.py --stage image_to_mesh
     python bench/speed.py --stage splats [--plot FILE]
     python bench/speed.py --stage hash_grid
+    python bench/speed.py --stage distil
 
 DIR is a checkout of InstantMesh that the user has fetched. Every form runs in a process of its own, one after the other, with the same
 number of threads and the same inputs; memory is that process's peak, its weights included. CPU seconds say the same of a machine that
 others use too: they do not count the time spent waiting for a core. The last line is JSON: `seconds` and
 `peak_gib` of ours, and `ratio`, how many times as long the published code takes (the obvious form where no DIR is given). The stage
 `splats` is forward and backward of the splat rasteriser with 1 and 2 threads, in milliseconds, and how they grow; --plot draws that.
-`hash_grid` is the same of the hash grid that fields are distilled into.
+`hash_grid` is the same of the hash grid that fields are distilled into. `distil` is seconds an iteration of the distillation loops and of
+their parts, with the small preset and two at the paper's sizes, and the hash grid's ratio beside (about five minutes on a CPU).
 """
 
 from __future__ import annotations
@@ -38,13 +40,15 @@ SAME = 1e-3  # relative difference of the outputs' sums up to which two forms di
 
 def work(arguments: argparse.Namespace) -> dict[str, Any]:
     """In a child process: prepares one form, runs it, and measures."""
-    from lathe.bench.speed_cases import hash_grid, official, ours, splats
+    from lathe.bench.speed_cases import distil, hash_grid, official, ours, splats
 
     torch.set_num_threads(arguments.threads)
     if arguments.stage == "splats":
         return splats.work(arguments.worker)
     if arguments.stage == "hash_grid":
         return hash_grid.work(arguments.worker)
+    if arguments.stage == "distil":
+        return distil.work(arguments.worker)
     n, variant = arguments.resolution, arguments.variant
     make = {
         ("flexicubes", "ours"): partial(ours.flexicubes_ours, n),
@@ -87,13 +91,13 @@ def measure(arguments: argparse.Namespace, form: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=(*REPEATS, "splats", "hash_grid"), required=True)
+    parser.add_argument("--stage", choices=(*REPEATS, "splats", "hash_grid", "distil"), required=True)
     parser.add_argument("--official", type=Path, help="a checkout of the published InstantMesh code")
     parser.add_argument("--variant", default="instant_mesh_base", choices=("instant_mesh_base", "instant_mesh_large"))
     parser.add_argument("--resolution", type=int, default=128, help="of FlexiCubes, cubes an edge")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--plot", type=Path, help="where to draw how the time of splats grows, .png (needs matplotlib)")
-    parser.add_argument("--worker", choices=("ours", "obvious", "official", "gsplat"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         common.finish(work(arguments))
@@ -106,6 +110,9 @@ def main() -> None:
         return
     if arguments.stage == "hash_grid":
         measure_hash_grid(arguments, facts)
+        return
+    if arguments.stage == "distil":
+        measure_distil(arguments, facts)
         return
     forms = ["ours", "obvious"]
     if arguments.official and arguments.stage == "image_to_mesh":
@@ -155,6 +162,19 @@ def measure_hash_grid(arguments: argparse.Namespace, facts: dict[str, Any]) -> N
         results[label] = measure(arguments, form)
         print(f"{label}: done, peak {results[label]['peak_gib']:.2f} GiB", flush=True)
     hash_grid.report(results, facts)
+
+
+def measure_distil(arguments: argparse.Namespace, facts: dict[str, Any]) -> None:
+    """Every preset with the threads asked for, and the hash grid with 2 as in its own stage."""
+    from lathe.bench.speed_cases import distil
+
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    results = {}
+    for preset in distil.PRESETS:
+        results[preset] = measure(arguments, preset)
+        print(f"{preset}: done, peak {results[preset]['peak_gib']:.2f} GiB", flush=True)
+    arguments.stage, arguments.threads = "hash_grid", 2
+    distil.report(results, measure(arguments, "ours"), facts)
 
 
 def report(arguments: argparse.Namespace, results: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
