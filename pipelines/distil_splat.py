@@ -120,6 +120,9 @@ class DistilSplat(Distillation):
         """See `Distillation.restore`. Any number of Gaussians fits."""
         if about.get("stage") == self.stage and "parameter.positions" in tensors:
             count = len(tensors["parameter.positions"])
+            kept = [tensors.get(f"density.{name}") for name in self._density]
+            if count == 0 or any(part is None or part.shape != (count,) for part in kept):
+                raise ValueError(f"{self.stage}: the run state holds no Gaussians, or not of each how it was seen. Save the run again.")
             self.splat = SplatParameters(start_at_centre(count, 0), self.fit.sh_degree, self.fit.rates, self.device)
             self._density = {name: tensors[f"density.{name}"].to(self.device).clone() for name in self._density}
         super().restore(tensors, about)

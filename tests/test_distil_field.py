@@ -22,7 +22,7 @@ from lathe.pipelines.distil_settings import (
     distil_preset_names,
     load_distil_preset,
 )
-from lathe.pipelines.distil_state import load_run, save_run, state_of
+from lathe.pipelines.distil_state import RunState, load_run, save_run, state_of
 from lathe.pipelines.distil_views import PLAIN, ReferenceView, Shading, depth_normals, random_cameras, random_shading
 from lathe.pipelines.fit_targets import MOST_BAD_STEPS, FitBroken
 from lathe.pipelines.meshing import field_to_mesh
@@ -138,6 +138,44 @@ def test_files_that_are_no_run_states(tmp_path):
         load_run(tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match=r"saved as \.safetensors"):
         save_run(state_of(DistilField(reference(), BallPrior(), QUICK)), tmp_path / "run.pt")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "about", "words"),
+    [
+        ({"generator": None}, {}, "random numbers"),
+        ({"generator": torch.zeros(9, dtype=torch.uint8)}, {}, "random numbers"),
+        ({"parameter.layers.0.bias": torch.full((16,), float("nan"))}, {}, "layers.0.bias is not made of finite numbers"),
+        ({"parameter.layers.0.bias": torch.zeros(16, dtype=torch.int64)}, {}, "layers.0.bias is not made of finite numbers"),
+        ({"adam.layers.0.bias.exp_avg": torch.zeros(3)}, {}, "adam.layers.0.bias.exp_avg belongs to no parameter of its shape"),
+        ({"adam.other.exp_avg": torch.zeros(3)}, {}, "adam.other.exp_avg belongs to no parameter"),
+        ({"adam.layers.0.bias.exp_avg_sq": None}, {}, "memory of layers.0.bias is not whole"),
+        ({}, {"losses": None}, "losses are not numbers"),
+        ({}, {"losses": [{"total": "much"}]}, "losses are not numbers"),
+        ({}, {"losses": [{}]}, "losses are not numbers"),
+        ({}, {"skipped": "x"}, "skipped steps"),
+        ({}, {"size": -1}, "size of the views"),
+    ],
+)
+def test_runs_that_were_tampered_with(tmp_path, tensors, about, words):
+    run = DistilField(reference(), BallPrior(), QUICK)
+    run.run(2)
+    whole = state_of(run)
+    changed = {name: tensor for name, tensor in {**whole.tensors, **tensors}.items() if tensor is not None}
+    save_run(RunState(changed, {**whole.about, **about}), tmp_path / "run.safetensors")
+    with pytest.raises(ValueError, match=f"run.safetensors holds no whole run state: .*{words}"):
+        load_run(tmp_path / "run.safetensors")
+
+
+def test_a_run_with_skipped_steps_or_none_at_all_survives_a_file(tmp_path):
+    run = DistilField(reference(), BallPrior(spoil=[1]), QUICK)
+    save_run(state_of(run), tmp_path / "none.safetensors")
+    assert load_run(tmp_path / "none.safetensors").steps == 0
+    run.run(2)
+    run.losses[-1]["total"] = float("nan")
+    save_run(state_of(run), tmp_path / "skipped.safetensors")
+    kept = load_run(tmp_path / "skipped.safetensors")
+    assert kept.about["skipped"] == 1 and kept.steps == 2
 
 
 def test_a_field_survives_a_file(tmp_path):

@@ -47,6 +47,8 @@ def test_a_saved_run_goes_on_where_it_was_though_gaussians_came():
     assert torch.equal(whole.splats().positions, second.splats().positions)
     with pytest.raises(ValueError, match="run state is of 'Distil Field'"):
         second.restore(tensors, {**about, "stage": "Distil Field"})
+    with pytest.raises(ValueError, match="not of each how it was seen"):
+        second.restore({**tensors, "density.seen": torch.zeros(3)}, about)
 
 
 def test_a_start_a_skipped_step_and_bad_input():
