@@ -169,10 +169,12 @@ def measure_distil(arguments: argparse.Namespace, facts: dict[str, Any]) -> None
     from lathe.bench.speed_cases import distil
 
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     for preset in distil.PRESETS:
-        results[preset] = measure(arguments, preset)
-        print(f"{preset}: done, peak {results[preset]['peak_gib']:.2f} GiB", flush=True)
+        for stage in distil.STAGES:
+            made = measure(arguments, f"{preset} {stage}")
+            results.setdefault(preset, {})[stage] = made
+            print(f"{preset}, {stage}: {made['seconds']:.2f} s an iteration, peak {made['peak_gib']:.2f} GiB", flush=True)
     arguments.stage, arguments.threads = "hash_grid", 2
     distil.report(results, measure(arguments, "ours"), facts)
 

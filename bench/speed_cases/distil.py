@@ -35,7 +35,7 @@ from ..oracle_priors import FOV, RADIUS, TrueViews
 from . import hash_grid
 from .random_diffusion import RandomDiffusion
 
-PRESETS = ("mini", "threestudio", "paper")
+PRESETS, STAGES = ("mini", "threestudio", "paper"), ("coarse", "fine")
 SIZES = {"mini": (64, 64)}
 PAPER_SIZES = (512, 256)
 """Sides of the pictures that the 2D and the 3D prior are asked about."""
@@ -183,49 +183,52 @@ def _warm_up(loop: Distillation) -> None:
     loop.settings = settings
 
 
-def work(preset: str) -> dict[str, Any]:
-    """In a child process: both stages with one preset."""
+def work(form: str) -> dict[str, Any]:
+    """In a child process: one stage with one preset, as "mini coarse"."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return run(preset, load_distil_preset(preset), device)
+    preset, stage = form.split()
+    return run(preset, load_distil_preset(preset), stage, device)
 
 
-def run(name: str, preset: DistilPreset, device: torch.device) -> dict[str, Any]:
-    """Both stages with these settings. On CUDA: full networks, more iterations, and the projection."""
+def run(name: str, preset: DistilPreset, stage: str, device: torch.device) -> dict[str, Any]:
+    """One stage with these settings. CUDA has networks in full size and more iterations."""
     full = device.type == "cuda"
     iterations, warm_up = (GPU_ITERATIONS, GPU_WARM_UP) if full else (ITERATIONS.get(name, 1), 0)
     truth = TrueViews(load_object(BUNDLED, split("bench")[0]))
     image, mask = truth.render(posed_cameras([0.0], [0.0], RADIUS, FOV), REFERENCE_SIDE)
     reference = ReferenceView(image, mask)
     prior, models = priors(name, device, full)
-    field = DistilField(reference, prior, preset.coarse, device=device)
-    coarse = measure(field, "coarse", iterations, warm_up)
-    # How long the colours of the start are learned matters to a projection alone.
-    fine_settings = preset.fine if full else replace(preset.fine, color_start=1)
-    start = DistilField(reference, None, preset.coarse, device=device).field()  # the ball, which no step has moved
-    del field
+    loop = DistilField(reference, prior, preset.coarse, device=device)
     watch = Stopwatch(device)
-    mesh = watch.timed("start", DistilMesh)(start, reference, prior, fine_settings, device=device)
-    fine = measure(mesh, "fine", iterations, warm_up)
-    fine["faces"] = len(mesh.mesh().faces)
-    result: dict[str, Any] = {"coarse": coarse, "fine": fine, "start_seconds": watch.spent["start"][0], "peak_gib": common.peak_rss_gib()}
+    if stage == "coarse":
+        result = measure(loop, stage, iterations, warm_up)
+    else:
+        # How long the colours of the start are learned matters to a projection alone.
+        settings = preset.fine if full else replace(preset.fine, color_start=1)
+        mesh = watch.timed("start", DistilMesh)(loop.field(), reference, prior, settings, device=device)
+        del loop
+        result = measure(mesh, stage, iterations, warm_up)
+        result["faces"] = len(mesh.mesh().faces)
+        result["start_seconds"] = watch.spent["start"][0]
     result["prior"] = "SD 1.5 in full size, random weights" if full else "small latent diffusion, random weights"
-    result["prior_weights"] = [model.weights for model in models]
-    result["projected_minutes"] = projected(coarse, fine, watch.spent["start"][0]) if full else None
+    result |= {"full": full, "prior_weights": [model.weights for model in models], "peak_gib": common.peak_rss_gib()}
     if full:
         result["peak_gpu_gib"] = torch.cuda.max_memory_allocated(device) / common.GIB
     return result
 
 
-def projected(coarse: dict[str, Any], fine: dict[str, Any], start: float) -> float:
-    """Minutes of a whole run, coarse and fine."""
-    return float(sum(stage["seconds"] * stage["steps"] for stage in (coarse, fine)) + start) / 60
+def projected(coarse: dict[str, Any], fine: dict[str, Any]) -> float | None:
+    """Minutes of a whole run, coarse and fine; None where the networks were small."""
+    if not (coarse["full"] and fine["full"]):
+        return None
+    return float(sum(stage["seconds"] * stage["steps"] for stage in (coarse, fine)) + fine["start_seconds"]) / 60
 
 
 def report(results: dict[str, dict[str, Any]], grid: dict[str, Any], facts: dict[str, Any]) -> None:
-    """The table and the JSON line. `results` by preset; `grid` is what `hash_grid.work` says with two threads."""
+    """The table and the JSON line. `results` by preset and stage; `grid` is what `hash_grid.work` says with two threads."""
     rows = []
     for preset, result in results.items():
-        for stage in ("coarse", "fine"):
+        for stage in STAGES:
             made = result[stage]
             label = f"{preset}, {stage}, {made['pixels']} px"
             rows.append((label, made["seconds"], made["cpu_seconds"], *made["parts"].values(), round(made["points"])))
@@ -239,7 +242,9 @@ def report(results: dict[str, dict[str, Any]], grid: dict[str, Any], facts: dict
     print("Hash grid, 2 threads, times the prototype's: " + ", ".join(
         f"{label} {ratio['median']:.2f} ({ratio['cpu_min_of_2_threads']:.2f} by the processor's time)" for label, ratio in ratios.items()
     ))  # fmt: skip
-    minutes = {preset: result["projected_minutes"] for preset, result in results.items()}
+    minutes = {preset: projected(result["coarse"], result["fine"]) for preset, result in results.items()}
+    totals = {of: {preset: {stage: result[stage][of] for stage in STAGES} for preset, result in results.items()}
+              for of in ("seconds", "cpu_seconds")}  # fmt: skip
     for preset, whole in minutes.items():
         if whole is not None:
             print(f"{preset}: a whole run would take {whole:.1f} minutes here.")
@@ -249,7 +254,7 @@ def report(results: dict[str, dict[str, Any]], grid: dict[str, Any], facts: dict
         {
             "bench": "speed",
             "stage": "distil",
-            "seconds": {preset: {stage: result[stage]["seconds"] for stage in ("coarse", "fine")} for preset, result in results.items()},
+            **totals,
             "projected_minutes": minutes,
             "goal_minutes": GOAL_MINUTES,
             "hash_grid_ratio_to_prototype": ratios,

@@ -27,7 +27,7 @@ def small() -> DistilPreset:
 def test_the_parts_sum_to_the_iteration_and_the_report_ends_in_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(distil, "SIZES", {"mini": (32, 16)})
     monkeypatch.setattr(distil, "WARM_UP_SIDE", 16)
-    result = distil.run("mini", small(), CPU)
+    result = {stage: distil.run("mini", small(), stage, CPU) for stage in distil.STAGES}
     kinds = result["coarse"]["kinds"]
     assert set(kinds) == {"reference", "random"} and set(result["fine"]["kinds"]) == {"both"}
     assert kinds["reference"]["share"] == pytest.approx(5 / 12) and kinds["random"]["share"] == pytest.approx(7 / 12)
@@ -36,10 +36,10 @@ def test_the_parts_sum_to_the_iteration_and_the_report_ends_in_json(monkeypatch:
         made = result[stage]
         assert made["seconds"] == pytest.approx(sum(made["parts"].values())) and tuple(made["parts"]) == distil.PARTS
         assert all(seconds > 0 for seconds in made["parts"].values()) and made["points"] > 0
-    assert result["projected_minutes"] is None  # nothing is projected from small networks
-    assert distil.projected(result["coarse"], result["fine"], 6.0) == pytest.approx(
-        (12 * (result["coarse"]["seconds"] + result["fine"]["seconds"]) + 6) / 60
-    )
+    assert distil.projected(**result) is None  # small networks say nothing of a whole run
+    coarse = {"full": True, "seconds": 0.02, "steps": 9000}
+    fine = {"full": True, "seconds": 0.05, "steps": 3000, "start_seconds": 30}
+    assert distil.projected(coarse, fine) == pytest.approx(3 + 2.5 + 0.5)
     times = {"median_ms": 240.0, "min_ms": 120.0, "cpu_min_ms": 120.0}
     distil.report({"mini": result}, {"cases": {"forward": times, "forward + backward": times, "Adam": times}}, {"date": "today"})
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
@@ -61,7 +61,7 @@ def test_a_step_that_is_not_finite_is_no_measurement(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(distil, "SIZES", {"mini": (32, 16)})
     monkeypatch.setattr(RandomDiffusion, "denoised", lambda self, latents, *_: latents * float("nan"))
     with pytest.raises(RuntimeError, match="not finite"):
-        distil.run("mini", small(), CPU)
+        distil.run("mini", small(), "coarse", CPU)
 
 
 @pytest.mark.parametrize("seen", [False, True])
