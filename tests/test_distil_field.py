@@ -26,6 +26,7 @@ from lathe.pipelines.distil_state import RunState, load_run, save_run, state_of
 from lathe.pipelines.distil_views import PLAIN, ReferenceView, Shading, depth_normals, random_cameras, random_shading
 from lathe.pipelines.fit_targets import MOST_BAD_STEPS, FitBroken
 from lathe.pipelines.meshing import field_to_mesh
+from lathe.pipelines.nets.distil_net import DistilledField
 from lathe.pipelines.priors import combine
 from lathe.pipelines.rendering import render_field
 
@@ -189,6 +190,27 @@ def test_a_field_survives_a_file(tmp_path):
         assert torch.equal(field.geometry(points), again.geometry(points)) and torch.equal(field.color(points), again.color(points))
     assert again.level == field.level and again.kind == "density"
     assert float(field.geometry(torch.tensor([[0.0, 1.2, 0.0]]))) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shape": {"levels": 1 << 30}}, "levels is a whole number from 1 to 32"),
+        ({"shape": {"hidden": 1 << 20}}, "hidden is a whole number"),
+        ({"shape": {"log2_size": 24, "hidden": 1024}}, "not of the shape that it says"),
+        ({"shape": {"bias_radius": 0.0}}, "bias_radius is a number above 0"),
+        ({"shape": {"activation": "cos"}}, "no activation 'cos'"),
+        ({"shape": {"other": 1}}, "no whole distilled field"),
+        ({"bound": 0.0}, "bound 0.0 cannot be"),
+        ({"level": "nan"}, "surface nan"),
+        ({"levels_used": 99}, "99 levels"),
+    ],
+)
+def test_fields_that_were_tampered_with(changes, words):
+    tensors, settings = DistilField(reference(), BallPrior(), QUICK).field().state()
+    shape = {**settings["shape"], **changes.get("shape", {})}
+    with pytest.raises(ValueError, match=words):
+        DistilledField.from_state(tensors, {**settings, **changes, "shape": shape})
 
 
 def test_steps_that_are_not_finite_are_skipped_counted_and_bounded(caplog):

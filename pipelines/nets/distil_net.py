@@ -49,6 +49,22 @@ class FieldShape:
     bound: float = 1.0
     surface: float = 10.0
 
+    def __post_init__(self) -> None:
+        ranges = (
+            ("levels", 1, 32), ("features", 1, 8), ("log2_size", 3, 24), ("base", 1, 1 << 16), ("finest", 1, 1 << 16), ("hidden", 1, 1024),
+            ("layers", 0, 8), ("first_levels", 0, 32),
+        )  # fmt: skip
+        for name, least, most in ranges:
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"A distilled field's {name} is a whole number from {least} to {most}, not {value!r}.")
+        for name in ("bias_strength", "bias_radius", "bound", "surface"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value < float("inf"):
+                raise ValueError(f"A distilled field's {name} is a number above 0, not {value!r}.")
+        if self.activation not in ("exp", "softplus") or self.bias not in ("gaussian", "cone"):
+            raise ValueError(f"A distilled field has no activation {self.activation!r} with the bias {self.bias!r}.")
+
 
 class _TruncatedExp(torch.autograd.Function):
     """exp with a gradient that does not overflow."""
@@ -170,10 +186,18 @@ class DistilledField:
         if settings.get("version") != VERSION:
             raise ValueError(f"This distilled field has version {settings.get('version')!r}; this Lathe reads version {VERSION}.")
         try:
-            net = DistilNet(FieldShape(**settings["shape"]))
+            shape = FieldShape(**settings["shape"])
+            with torch.device("meta"):  # the shape is held against the tensors before it takes any memory
+                expected = {name: tensor.shape for name, tensor in DistilNet(shape).state_dict().items()}
+            if expected != {name: tensor.shape for name, tensor in tensors.items()}:
+                raise ValueError("The file holds no whole distilled field: its tensors are not of the shape that it says.")
+            net = DistilNet(shape)
             net.load_state_dict(tensors)
-            net.levels = settings["levels_used"]
-            return cls(net.requires_grad_(False), float(settings["level"]), float(settings["bound"]))
+            net.levels, level, bound = settings["levels_used"], float(settings["level"]), float(settings["bound"])
+            used = net.levels is None or (type(net.levels) is int and 0 <= net.levels <= shape.levels)
+            if not used or not 0 < level < float("inf") or not 0 < bound < float("inf"):
+                raise ValueError(f"The distilled field's {net.levels!r} levels, surface {level} or bound {bound} cannot be.")
+            return cls(net.requires_grad_(False), level, bound)
         except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"The file holds no whole distilled field: {error}.") from error
 
