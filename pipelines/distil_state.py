@@ -102,9 +102,9 @@ def _what_is_wrong(state: RunState) -> str | None:
     for name, tensor in state.tensors.items():
         if not name.startswith("adam."):
             continue
-        leaf, kind = name.removeprefix("adam.").rpartition(".")[::2]
-        moments.setdefault(leaf, set()).add(kind)
-        if leaf not in leaves or tensor.shape != (() if kind == "step" else leaves[leaf].shape):
+        owner, kind = name.removeprefix("adam.").rpartition(".")[::2]
+        moments.setdefault(owner, set()).add(kind)
+        if owner not in leaves or tensor.shape != (() if kind == "step" else leaves[owner].shape):
             return f"{name} belongs to no parameter of its shape"
     for name, leaf in leaves.items():
         if not leaf.is_floating_point() or not bool(torch.isfinite(leaf).all()):
