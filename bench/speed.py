@@ -13,7 +13,7 @@ others use too: they do not count the time spent waiting for a core. The last li
 `peak_gib` of ours, and `ratio`, how many times as long the published code takes (the obvious form where no DIR is given). The stage
 `splats` is forward and backward of the splat rasteriser with 1 and 2 threads, in milliseconds, and how they grow; --plot draws that.
 `hash_grid` is the same of the hash grid that fields are distilled into. `distil` is seconds an iteration of the distillation loops and of
-their parts, with the small preset and two at the paper's sizes, and the hash grid's ratio beside (about five minutes on a CPU).
+their parts, with the small preset and two at the paper's sizes, and the hash grid's ratio beside (many minutes on a busy CPU).
 """
 
 from __future__ import annotations
