@@ -236,10 +236,21 @@ class DistilMesh(Distillation):
             F.mse_loss(self.net(near)[1], target).backward()
             optimiser.step()
 
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """See `Distillation.state`."""
+        tensors, about = super().state()
+        return tensors, about | {"cell": self.grid.cell}
+
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """See `Distillation.restore`. The run must have been begun from the same mesh or field."""
+        cell = about.get("cell", self.grid.cell)
+        if about.get("stage") == self.stage and (not isinstance(cell, float) or abs(cell - self.grid.cell) > 1e-4 * self.grid.cell):
+            raise ValueError(
+                f"{self.stage}: the run state does not fit these settings: it was begun from a mesh or field of another size, or with "
+                f"another grid (its cells are {cell}, not {self.grid.cell:.5f} wide). Go on with what it was begun with."
+            )
         super().restore(tensors, about)
-        self._good = self._snapshot()
+        self._open()
 
 
 def _depth_of(zw: Tensor, near: float = 0.05, far: float = 100.0) -> Tensor:

@@ -100,10 +100,13 @@ def test_the_same_seed_gives_the_same_mesh_and_a_saved_run_goes_on():
     tensors, about = first.state()
     second = DistilMesh(ball(), reference(), BallPrior(), QUICK)
     second.restore(tensors, about)
+    assert torch.equal(second._surface.vertices, second.grid.surface().vertices), "it shows the surface that was saved"
     second.run(2)
     assert torch.equal(leaves(whole), leaves(second))
     with pytest.raises(ValueError, match="does not fit these settings"):
         DistilMesh(ball(), reference(), BallPrior(), replace(QUICK, grid=12)).restore(tensors, about)
+    with pytest.raises(ValueError, match="does not fit these settings: it was begun from a mesh or field of another size"):
+        DistilMesh(ball(), reference(), BallPrior(), QUICK).restore(tensors, {**about, "cell": about["cell"] * 1.1})
 
 
 @pytest.mark.parametrize("surface", ["dmtet", "flexicubes"])
