@@ -65,14 +65,14 @@ class Oracle:
         watch: what rendered; the pose that arrives is held against it at every call.
 
     Attributes:
-        asked: how many views it judged.
+        checked: how many views it judged whose pose was held against what rendered.
     """
 
     one_time = False
 
     def __init__(self, truth: TrueViews, size: int, words: bool = False, watch: Watch | None = None) -> None:
         self.truth, self.size, self.words, self.watch = truth, (size, size), words, watch
-        self.asked = 0
+        self.checked = 0
         self._known: dict[str, Tensor] = {}
         betas = torch.linspace(FIRST_BETA**0.5, LAST_BETA**0.5, STEPS, dtype=torch.float64) ** 2
         kept = torch.cumprod(1 - betas, 0)
@@ -93,7 +93,6 @@ class Oracle:
         noised = signal * (latents + ratio * noise)
         truth = self.encode(torch.stack([self._view(cameras.select([i])) for i in range(cameras.n_views)])).to(latents)
         predicted_noise = (noised - signal * truth) / (signal * ratio)
-        self.asked += len(latents)
         return (noised - signal * ratio * predicted_noise) / signal
 
     def picture(self, latents: Tensor) -> Tensor:
@@ -119,13 +118,15 @@ class Oracle:
         """Whether the pose that arrived is one of those that rendered.
 
         Raises:
-            AssertionError: it is not.
+            AssertionError: it is not, or nothing rendered.
         """
-        rendered = None if self.watch is None else self.watch()
-        if rendered is None:
+        if self.watch is None:
             return
+        rendered = self.watch()
+        assert rendered is not None, "The prior was asked before anything rendered."
         off = (rendered.c2w - told.c2w).abs().flatten(1).amax(1).min()
         assert float(off) < 1e-3, f"The prior was told a pose that differs from the camera that rendered by {float(off):.4f}."
+        self.checked += 1
 
 
 def camera_of_pose(polar: Tensor, azimuth: Tensor, distance: Tensor) -> Cameras:

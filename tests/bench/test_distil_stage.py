@@ -50,7 +50,10 @@ def test_the_3d_oracle_answers_with_the_true_view_and_notices_a_wrong_pose(truth
     rendered = other
     with pytest.raises(AssertionError, match="differs from the camera that rendered"):
         prior.guide(views, camera, 0.0, draws)
-    assert isinstance(prior.model, Oracle) and prior.model.asked == 2
+    assert isinstance(prior.model, Oracle) and prior.model.checked == 2
+    rendered = None
+    with pytest.raises(AssertionError, match="before anything rendered"):
+        prior.guide(views, camera, 0.0, draws)
 
 
 def test_the_2d_oracle_knows_only_the_word(truth):
