@@ -371,6 +371,8 @@ def reports(loop: Distillation, reference: ReferenceView) -> tuple[Any, ...]:
     cameras = orbit_cameras(TURNTABLE_VIEWS, elevation=15.0, radius=reference.radius, fov=reference.fov)
     white = torch.ones(3, device=loop.device)
     side = min(max(loop.fitting.size, 64), TURNTABLE_SIDE)
+    if loop.skipped:
+        log.warning("%s: %d of %d steps were skipped, their numbers were not finite.", loop.stage, loop.skipped, loop.steps_done)
     frames = [loop.draw(cameras.select([view]), side, [PLAIN], white, False).images.cpu() for view in range(cameras.n_views)]
     curve = loss_curve(loop.losses, title=f"{loop.stage}: losses before their weights")[None]
     return sockets.images_out(torch.cat(frames)), sockets.images_out(curve), state_of(loop)

@@ -114,7 +114,7 @@ def learn_word(
         tick: progress; what it raises ends the training.
 
     Raises:
-        ValueError: steps, rate or batch out of range; no finite gradient in `MOST_SKIPPED` steps in a row.
+        ValueError: steps, rate or batch out of range; no finite gradient in `MOST_SKIPPED` steps in a row, or in any.
     """
     if steps < 1 or batch < 1 or not 0 < rate < math.inf:
         raise ValueError(f"Textual inversion takes at least 1 step, 1 picture and a rate above 0, not {steps}, {batch} and {rate}.")
@@ -138,7 +138,7 @@ def learn_word(
         gradients = [vector.grad for vector in vectors.values() if vector.grad is not None]
         if len(gradients) < len(vectors) or not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             skipped, in_a_row = skipped + 1, in_a_row + 1
-            if in_a_row >= MOST_SKIPPED:
+            if in_a_row >= min(MOST_SKIPPED, steps):
                 raise ValueError(
                     f"Textual inversion stopped: {in_a_row} steps in a row gave no finite gradient. Load the MODEL and the CLIP in float32 "
                     "or bfloat16, and check that they belong together."

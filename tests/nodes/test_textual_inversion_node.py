@@ -173,6 +173,8 @@ def test_gradients_that_are_none_end_the_training():
     asked = words(model=model)
     with host.differentiable(), pytest.raises(ValueError, match="20 steps in a row gave no finite gradient"):
         asked.held(lambda loss: inversion.learn_word(asked.start("toy", 1), loss, (4, 8, 8), copies=4, steps=50))
+    with host.differentiable(), pytest.raises(ValueError, match="3 steps in a row gave no finite gradient"):  # nothing was learned
+        asked.held(lambda loss: inversion.learn_word(asked.start("toy", 1), loss, (4, 8, 8), copies=4, steps=3))
     mm.unload_all_models()
 
 
