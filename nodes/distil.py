@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -343,7 +344,12 @@ def one_asset(assets: list[Any], name: str) -> Any:
 
 
 def go_on(loop: Distillation, run: RunState | None, settings: LoopSettings, tick: Tick, cancel_ends: bool = False) -> None:
-    """All steps, or those that a run that goes on still lacks. `cancel_ends`: Cancel leaves the caller, not only this loop."""
+    """All steps, or those that a run that goes on still lacks. `cancel_ends`: Cancel leaves the caller, not only this loop.
+
+    A prior that worked and then fails for good ends the run with what was reached; one that never worked is an error.
+    """
+    from ..pipelines.fit_targets import FitBroken
+
     if run is not None:
         loop.restore(run.tensors, run.about)
     left, before = settings.steps - loop.steps_done, loop.steps_done
@@ -354,11 +360,13 @@ def go_on(loop: Distillation, run: RunState | None, settings: LoopSettings, tick
     if left <= 0:
         log.warning("%s: the run has all of its %d steps already; ask for more to go on.", loop.stage, before)
         return
-    if cancel_ends:
-        loop.run(left, shifted)
-        return
-    with host.keeps_result_on_cancel():
-        loop.run(left, shifted)
+    try:
+        with contextlib.nullcontext() if cancel_ends else host.keeps_result_on_cancel():
+            loop.run(left, shifted)
+    except FitBroken as error:
+        if not loop.worth_keeping and run is None:
+            raise
+        log.error("%s What was reached before is kept.", error)
 
 
 def reports(loop: Distillation, reference: ReferenceView) -> tuple[Any, ...]:

@@ -94,7 +94,7 @@ class Distillation(ABC):
         self.device = torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
         self.losses: list[dict[str, float]] = []
-        self.skipped = self._bad_in_a_row = 0
+        self.skipped = self._bad_in_a_row = self._heard = 0
         self.fitting = FittingSize(settings.size, LEAST_SIZE)
         self.guess: Tensor | None = None
         self._scaled: dict[int, ReferenceView] = {}
@@ -133,6 +133,11 @@ class Distillation(ABC):
         """Steps made so far, the skipped ones included."""
         return len(self.losses)
 
+    @property
+    def worth_keeping(self) -> bool:
+        """Whether there was a step that counts: where there is a prior, one in which its answer was of use."""
+        return self.steps_done > self.skipped if self.prior is None else self._heard > 0
+
     def run(self, steps: int, tick: Tick = no_tick) -> None:
         """That many more steps. A tick that raises ends the loop between two steps.
 
@@ -167,13 +172,15 @@ class Distillation(ABC):
             self._look_at_reference(progress, totals)
         if self.prior is not None and (not sees or (settings.together and number > settings.reference_first)):
             fine = self._look_around(progress, totals)
+            self._heard += fine
         self.finish(totals)
-        self.losses.append(totals)
         gradients = [leaf.grad for leaf in self.parameters().values() if leaf.grad is not None]
-        if fine and math.isfinite(totals["total"]) and all_finite(gradients):
+        good = fine and math.isfinite(totals["total"]) and all_finite(gradients)
+        if good:
             self._bad_in_a_row = 0
             self.move(number, progress)
-        else:
+        self.losses.append(totals)  # after the optimiser, which may run out of memory: then the step is made again
+        if not good:
             self._skip()
         self._clear()
         return totals

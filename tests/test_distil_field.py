@@ -226,6 +226,11 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_bounded(caplog):
     with pytest.raises(FitBroken, match=f"{MOST_BAD_STEPS} steps in a row"):
         broken.run(50)
     assert broken.steps_done == MOST_BAD_STEPS and bool(torch.isfinite(weights_of(broken)).all())
+    assert not broken.worth_keeping
+    late = DistilField(reference(), BallPrior(spoil=range(3, 100)), replace(QUICK, steps=50))
+    with pytest.raises(FitBroken):
+        late.run(50)
+    assert late.worth_keeping
 
 
 def test_memory_that_runs_out_halves_the_views_once(monkeypatch, caplog):
