@@ -12,6 +12,7 @@ from lathe.pipelines import distil_settings
 from lathe.pipelines.cameras import posed_cameras
 from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.distil_settings import DistilPreset, FieldShape, LossWeights, March
+from lathe.pipelines.fit_targets import FitBroken
 from lathe.pipelines.meshing import marching_cubes
 from lathe.pipelines.splat_start import start_at_centre
 
@@ -131,6 +132,14 @@ def test_splats_come_out_from_nothing_from_splats_and_from_a_mesh():
     assert len(splat_sockets.from_core_splat(run(distil.LatheDistilSplat, prior=BallPrior(), start=given, points=0, **LOOP)[0])[0]) == 20
     core = sockets.to_core_mesh([ball_mesh()])
     assert len(splat_sockets.from_core_splat(run(distil.LatheDistilSplat, prior=BallPrior(), start=core, points=40, **LOOP)[0])[0]) == 40
+
+
+def test_a_prior_that_fails_for_good_costs_nothing_that_was_reached(caplog):
+    loop = {**LOOP, "steps": 60}
+    kept = run(distil.LatheDistilField, prior=BallPrior(spoil=range(3, 100)), **loop)[3]
+    assert 20 <= kept.steps < 60 and "What was reached before is kept" in caplog.text
+    with pytest.raises(FitBroken, match="20 steps in a row"):
+        run(distil.LatheDistilField, prior=BallPrior(spoil=range(100)), **loop)
 
 
 @pytest.mark.parametrize("node", [distil.LatheDistilField, distil.LatheDistilMesh, distil.LatheDistilSplat])
