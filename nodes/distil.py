@@ -179,7 +179,7 @@ class LatheDistilMesh(io.ComfyNode):
                 run_input(),
                 *loop_widgets(
                     "threestudio: numbers that are known good in float32. as_coded and paper: Magic123's program and its paper, views of "
-                    "1024 pixels. mini: views of 192 pixels, about two minutes on a CPU."
+                    "1024 pixels. mini: views of 192 pixels, some minutes on a CPU."
                 ),
                 widget(
                     io.Combo, "surface", options=["dmtet", "flexicubes"], default="dmtet",

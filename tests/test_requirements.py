@@ -13,7 +13,7 @@ import pytest
 from lathe_root import ROOT
 
 # Imported where they are installed, never required.
-OPTIONAL = {"nvdiffrast", "gsplat", "onnxruntime", "rembg", "torch_directml", "kiui", "accelerate"}
+OPTIONAL = {"nvdiffrast", "gsplat", "onnxruntime", "rembg", "torch_directml", "kiui", "accelerate", "tinycudann"}
 COMFYUI_MODULES = {"comfy", "comfy_api", "folder_paths", "latent_preview", "nodes", "execution", "server"}
 
 

@@ -1,5 +1,6 @@
 """The nodes of distillation as ComfyUI runs them: under inference mode, with tensors from sockets."""
 
+import gc
 import sys
 import types
 from dataclasses import replace
@@ -155,6 +156,29 @@ def test_cancel_gives_the_last_good_state(monkeypatch, node):
         assert host.mm.interrupt_processing and out[3].steps == 2
     finally:
         host.mm.interrupt_current_processing(False)
+
+
+@pytest.mark.parametrize("node", distil.NODES)
+def test_two_runs_in_a_row_free_their_memory(node):
+    extra = {"LatheDistilMesh": {**MESH, "start": sockets.to_core_mesh([ball_mesh()])}, "LatheDistilSplat": {**LOOP, "points": 0}}
+
+    def held_after_a_run(keep: list) -> int:
+        keep.append(run(node, prior=BallPrior(), **extra.get(node.__name__, LOOP), **picture()))
+        keep.clear()
+        return held_bytes()
+
+    first = held_after_a_run([])  # what is cached for good is cached now
+    out = run(node, prior=BallPrior(), **extra.get(node.__name__, LOOP), **picture())
+    assert held_bytes() > first, "a result that is kept is seen"
+    del out
+    assert held_after_a_run([]) == held_after_a_run([]) == first
+
+
+def held_bytes() -> int:
+    """Bytes of all tensors that are alive."""
+    gc.collect()
+    storages = [item.untyped_storage() for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 BAD = [
