@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lathe.pipelines.ops import densify
 from lathe.pipelines.ops.densify import Densify, DensifyRules, EveryGaussianPruned, scatter_halves
 from lathe.pipelines.ops.splat_raster import Rendered
 from lathe.pipelines.splat_parameters import LearningRates, SplatParameters
@@ -51,6 +52,30 @@ def test_the_largest_gradients_go_first_where_there_is_little_room():
     change = strategy(most=4).change(seen(GRADIENTS), SCALES, OPACITIES)
     assert change.source.tolist() == [0, 2, 1, 1]
     assert strategy(most=2).change(seen(GRADIENTS), SCALES, OPACITIES).source.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "seed, changes", [(0, {}), (1, {"largest_scale": 0.0}), (2, {"most": 420}), (3, {"most": 1}), (4, {"gradient": 9.0})]
+)
+def test_gsplats_own_strategy_decides_row_for_row_as_ours(monkeypatch, seed: int, changes: dict):
+    backend = pytest.importorskip("lathe.pipelines.ops.backends.densify_gsplat", reason="gsplat is not installed")
+    generator = torch.Generator().manual_seed(seed)
+    scales, opacities, gradients = (torch.rand(size, generator=generator) for size in ((400, 3), (400,), (400,)))
+    state = {"gradient": gradients * 6, "seen": torch.full((400,), 3.0)}
+    rules = strategy(**{"most": 2000, "split_scale": 0.35, "largest_scale": 0.97, **changes})
+    ours = rules.change(state, scales, opacities)
+    monkeypatch.setattr(densify, "gsplat_strategy", lambda kind: backend)
+    before = torch.random.get_rng_state()
+    theirs = rules.change(state, scales, opacities)
+    assert torch.equal(before, torch.random.get_rng_state())
+    for name in ("source", "fresh", "halved"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+    assert ours.pruned == theirs.pruned > 0
+    assert bool(ours.fresh.any()) == (rules.rules.gradient < 2 and rules.rules.most > 1)
+
+
+def test_where_gsplat_does_not_draw_it_does_not_decide():
+    assert densify.gsplat_strategy("cpu") is None
 
 
 def test_pruning_everything_is_refused():

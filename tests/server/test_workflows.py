@@ -9,6 +9,7 @@ from shared_server import load_prompt, workflow_names
 # One widget a workflow, changed for a second run: (node class, input, new value, classes that must not run again).
 CHANGES: dict[str, tuple[str, str, object, set[str]]] = {
     "asset_rendered_and_retextured": ("LatheSelectViews", "views", "0-5", {"LatheLoadMesh", "LatheJoinViews"}),
+    "distil_splat_mini": ("LatheDistilSplat", "seed", 5, {"LatheFitSplats", "LathePriorFromViewModel", "LatheGenerateViews"}),
     "image_to_mesh": ("LatheSimplifyMesh", "faces", 3000, {"LatheGenerateViews", "LatheReconstruct", "LatheFieldToMesh"}),
     "image_to_mesh_mini": ("LatheRenderViews", "background", "#000000", {"LatheUnwrapMesh", "LatheBakeFieldTexture"}),
     "magic123": ("LatheDistilMesh", "seed", 5, {"LatheDistilField", "LatheCombinePriors", "LathePriorFromZero123"}),
