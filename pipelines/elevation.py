@@ -38,6 +38,8 @@ WORST_MISS = 8.0  # in working pixels
 COARSE, FINE, GRID = 4.0, 1.0, 0.1  # steps in degrees: the search, its refinement, and the curve that is averaged
 NOISE = 0.04
 """Working pixels of mean miss by which elevations of equal worth differ; on 60 training objects it makes `deviation` true to size."""
+FLAT = 3 * NOISE  # a curve that rises by less has its least value anywhere
+LEAST_RANGE = 1.0  # degrees
 DISAGREEMENT = 3.0  # working pixels of mean miss above which the masks fit no elevation; views that wander by 1 % of the picture stay below
 GUESS = 45 / math.sqrt(12)  # deviation, in degrees, of a guess between 0 and 45
 SURE = 4.0
@@ -66,13 +68,22 @@ class ElevationEstimate:
 
     @property
     def confidence(self) -> float:
-        """1: exact; 0: no better than a guess between 0 and 45 degrees."""
-        return max(0.0, 1 - self.deviation / GUESS)
+        """1: exact; 0: no better than a guess between 0 and 45 degrees, or cut off by the end of the range."""
+        return 0.0 if self.at_end else max(0.0, 1 - self.deviation / GUESS)
 
     @property
     def sure(self) -> bool:
         """Whether the estimate is good to a few degrees."""
-        return self.deviation <= SURE
+        return not self.at_end and self.deviation <= SURE
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the silhouettes agree best at the first or last elevation tried, so that the true one may lie beyond. None is beyond
+        a pole."""
+        if self.misses is None or float(self.misses.max() - self.misses.min()) * WORKING_SIZE < FLAT:
+            return False
+        best = int(self.misses.argmin())
+        return best in (0, len(self.misses) - 1) and abs(float(self.elevations[best])) < 90
 
 
 @dataclass(frozen=True)
@@ -148,12 +159,17 @@ def estimate_elevation(
         lowest, highest: degrees between which the silhouettes' elevation is looked for.
 
     Raises:
-        ValueError: frames, masks and cameras that do not match, no orbit, too few views with an object, an empty range.
+        ValueError: frames, masks and cameras that do not match, no orbit, too few views with an object, a range under LEAST_RANGE.
     """
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.")
     if not -90 <= lowest < highest <= 90:
         raise ValueError(f"Elevations are looked for between {lowest:g} and {highest:g} degrees; the first must be lower, both within 90.")
+    if highest - lowest < LEAST_RANGE:
+        raise ValueError(
+            f"Between {lowest:g} and {highest:g} degrees there is nothing to look for: lowest and highest must be at least "
+            f"{LEAST_RANGE:g} degree apart. An elevation that is known needs no estimate: set it in the cameras."
+        )
     if method != "silhouettes" and net is None:
         raise ValueError(f"The method {method!r} needs the learned estimator.")
     n_assets = check_frames(images, masks, cameras)
@@ -324,6 +340,11 @@ def describe(estimate: ElevationEstimate) -> str | None:
             "the masks agree well at no elevation: look at the masks, and whether the cameras' azimuths (direction of the turn), distance "
             "and field of view are those of the pictures"
         )
+    if estimate.at_end:
+        assert estimate.misses is not None
+        first, last = float(estimate.elevations[0]), float(estimate.elevations[-1])
+        remedy = f"lower `lowest` below {first:g}" if int(estimate.misses.argmin()) == 0 else f"raise `highest` above {last:g}"
+        return f"the masks agree best at the end of the range, so the true elevation may lie beyond it: {remedy}"
     if not estimate.sure:
         if estimate.misses is None:
             return f"a learned estimate is good to about {estimate.deviation:.0f} degrees"

@@ -82,6 +82,31 @@ def test_a_ball_looks_alike_from_everywhere_and_the_estimate_says_so():
     assert "cannot tell" in elevation.describe(estimate)
 
 
+@pytest.mark.parametrize(
+    "truth, end, remedy, wider",
+    [(-30.0, -20, "lower `lowest` below -20", {"lowest": -45.0}), (80.0, 70, "raise `highest` above 70", {"highest": 90.0})],
+)
+@pytest.mark.parametrize("mesh", [BLOCK, CHAIR], ids=["block", "chair"])
+def test_a_truth_outside_the_range_is_no_sure_thing(mesh, truth, end, remedy, wider):
+    images, masks = views(mesh, truth)
+    for method, net in (("silhouettes", None), ("auto", load_elevation())):
+        (estimate,) = estimate_elevation(images, masks, GIVEN, method=method, net=net)
+        assert float(estimate.elevations[estimate.misses.argmin()]) == end
+        assert estimate.confidence == 0 and not estimate.sure and remedy in elevation.describe(estimate)
+    (found,) = silhouettes(images, masks, **wider)
+    assert found.elevation == pytest.approx(truth, abs=4) and found.sure and elevation.describe(found) is None
+
+
+def test_the_end_of_the_range_is_no_end_at_a_pole_or_where_the_curve_is_flat():
+    def estimate(elevations, misses):
+        return elevation.ElevationEstimate(0.0, 1.0, torch.tensor(elevations), torch.tensor(misses) / elevation.WORKING_SIZE)
+
+    assert estimate([-20.0, 0.0, 70.0], [0.1, 0.5, 1.0]).at_end and estimate([-20.0, 0.0, 70.0], [1.0, 0.5, 0.1]).at_end
+    assert not estimate([-20.0, 0.0, 70.0], [1.0, 0.1, 0.5]).at_end
+    assert not estimate([-90.0, 0.0, 90.0], [0.1, 0.5, 1.0]).at_end and not estimate([-90.0, 0.0, 90.0], [1.0, 0.5, 0.1]).at_end
+    assert not estimate([-20.0, 0.0, 70.0], [0.1, 0.11, 0.12]).at_end
+
+
 def test_a_tiny_object_is_no_sure_thing():
     small = Mesh(BLOCK.vertices * 0.08, BLOCK.faces)
     (estimate,) = silhouettes(*views(small, 30.0))
@@ -184,6 +209,7 @@ def test_bad_input_is_refused_in_plain_words():
         (images, masks, preset_cameras("zero123plus_v1.2").select([0, 1, 2, 3]), {}, "from -10 to 20 degrees"),
         (images, masks, orbit_cameras(4, elevation=90), {}, "straight down"),
         (images, masks, four, {"lowest": 30.0, "highest": 10.0}, "lower"),
+        (images, masks, four, {"lowest": -90.0, "highest": -89.99}, "at least 1 degree apart"),
         (images, masks, four, {"method": "sfm"}, "choose one of"),
         (images, masks, four, {"method": "learned"}, "learned estimator"),
     ]
@@ -207,6 +233,12 @@ def test_vertex_of_a_parabola():
     assert elevation.parabola_vertex(places, [(x - 1.7) ** 2 + 2 for x in places]) == pytest.approx(1.7)
     assert elevation.parabola_vertex(places, [0.0, 1.0, 2.0, 3.0]) == 0
     assert elevation.parabola_vertex([2.0, 1.0, 0.0], [1.0, 1.0, 1.0]) in (0, 1, 2)
+
+
+def test_the_narrowest_range_gives_an_estimate_and_a_picture():
+    images, masks = views(BLOCK, 10.0, n=4, size=32)
+    (estimate,) = silhouettes(images, masks, orbit_cameras(4), lowest=9.0, highest=10.0)
+    assert 9 <= estimate.elevation <= 10 and bool(torch.isfinite(estimate_picture(estimate)).all())
 
 
 def test_the_picture_shows_curve_and_answer():
