@@ -50,7 +50,8 @@ def reference_inputs() -> list[Any]:
         ),
         sockets.IMAGE.Input(
             "depth", optional=True,
-            tooltip="Depth of the picture, near is white, of any scale: from a depth node. Keeps the front from becoming flat or hollow.",
+            tooltip="Depth of the picture, near is white, of any scale: from a depth node. Counts in the presets as_coded and paper (in "
+            "Distil Mesh in paper alone), and keeps the front from becoming flat or hollow.",
         ),
     ]  # fmt: skip
 
@@ -132,7 +133,7 @@ class LatheDistilField(io.ComfyNode):
                 run_input(),
                 *loop_widgets(
                     "threestudio: numbers that are known good in float32. as_coded and paper: Magic123's program and its paper. mini: "
-                    "small views, few steps, about two minutes on a CPU."
+                    "small views, few steps, about a minute on a CPU."
                 ),
                 *reference_widgets(),
             ],
@@ -221,7 +222,7 @@ class LatheDistilMesh(io.ComfyNode):
         tick, words, done = host.tick_for(cls), [], None
         with host.differentiable():
             reference = reference_in(image, mask, depth, elevation, radius, fov, reference_weight)
-            loop = DistilMesh(first, reference, prior, settings, seed=seed, device=host.device())
+            loop = DistilMesh(first, reference, prior, settings, seed=seed, device=host.device(), tick=tick)
             with host.keeps_result_on_cancel():
                 try:
                     go_on(loop, run, settings, tick, cancel_ends=True)

@@ -151,7 +151,7 @@ class LathePriorFromZero123(io.ComfyNode):
     ) -> io.NodeOutput:
         from .core_priors import Zero123Denoiser
 
-        picture = on_white(*one_picture(image, mask))
+        picture = on_white(*one_picture(image, mask, square=True))
         denoiser = Zero123Denoiser(
             model, clip_vision, vae, picture, size=resolution, elevation=elevation, radius=radius, fourth=pose_value
         )
@@ -192,7 +192,7 @@ class LathePriorFromViewModel(io.ComfyNode):
         from ..pipelines.view_diffusion import on_background
         from ..pipelines.view_prior import ViewGridDenoiser
 
-        picture, outline = one_picture(image, mask)
+        picture, outline = one_picture(image, mask, square=True)
         model = view_model.model
         with torch.inference_mode(False):
             picture = on_background(picture.clone(), None if outline is None else outline.clone(), model.background)
@@ -234,11 +234,11 @@ class LatheCombinePriors(io.ComfyNode):
         return io.NodeOutput(combine([(prior_2d, weight_2d), (prior_3d, weight_3d)]))
 
 
-def one_picture(image: Any, mask: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+def one_picture(image: Any, mask: Any, square: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(1, 3, H, W) and (1, 1, H, W) or None, where the picture has neither mask nor alpha.
 
     Raises:
-        ValueError: more than one picture, a mask of another size.
+        ValueError: more than one picture, a mask of another size, or a picture that is not `square` where it must be.
     """
     picture = sockets.images_in(image)
     outline = sockets.alpha_in(image) if mask is None else sockets.masks_in(mask)
@@ -246,6 +246,9 @@ def one_picture(image: Any, mask: Any) -> tuple[torch.Tensor, torch.Tensor | Non
         raise ValueError(f"A prior is of one object: wire one reference picture, not {len(picture)} (core's Image From Batch takes one).")
     if outline is not None and outline.shape != (1, 1, *picture.shape[-2:]):
         raise ValueError(f"The mask's shape {tuple(outline.shape)} does not fit the picture's {tuple(picture.shape)}.")
+    if square and picture.shape[-1] != picture.shape[-2]:
+        height, width = picture.shape[-2:]
+        raise ValueError(f"The reference picture must be square, as Prepare Image makes it; this one is {width} x {height}.")
     return picture, outline
 
 

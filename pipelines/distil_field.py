@@ -63,8 +63,8 @@ class DistilField(Distillation):
         """The field after the last good step, on the CPU. Its surface lies at the density of the settings, or at the mean density of
         occupied cells where that is lower."""
         surface = self.coarse.field.surface
-        solid = self.occupancy.density[self.occupancy.density > self.coarse.march.threshold]
-        if self.steps_done and len(solid):
+        if bool(self.occupancy.density.isfinite().all()):
+            solid = self.occupancy.occupied[self.occupancy.occupied > 0]
             surface = min(surface, float(solid.clamp(max=1e6).mean()))
         return DistilledField(copy_of(self.net, "cpu"), surface, self.coarse.field.bound)
 

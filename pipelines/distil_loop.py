@@ -29,6 +29,7 @@ PREVIEW_EVERY = 10  # steps
 PREVIEW_SIDE = 192  # pixels at most
 PREVIEW_TURN = 12.0  # degrees from one preview to the next
 LEAST_SIZE = 16  # pixels
+LEAST_ALPHA = 1e-3  # and most, from 1, in a cross-entropy
 MOST_SCALE = 1.15  # that a prior's own cameras may frame the object larger or smaller than the reference camera
 
 
@@ -90,6 +91,8 @@ class Distillation(ABC):
             log.warning("%s: without a prior nothing says how the object looks from elsewhere.", self.stage)
         elif (wanted := required_cameras(prior)) is not None and reference.image is not None:
             self._warn_of_scale(reference, wanted)
+        if reference.depth is not None and not settings.weights.depth:
+            log.warning("%s: this preset gives the reference's depth no weight, so the wired depth changes nothing.", self.stage)
         self.reference, self.prior, self.settings = reference, prior, settings
         self.device = torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
@@ -213,7 +216,8 @@ class Distillation(ABC):
         if truth.mask is not None and weights.mask:
             alphas = drawn.alphas.clamp(0, 1)
             if weights.mask_loss == "bce":
-                error = F.binary_cross_entropy(alphas.clamp(1e-3, 1 - 1e-3), mask)
+                # Squeezed, not clamped: what is opaque outside the outline must still feel a pull.
+                error = F.binary_cross_entropy(alphas * (1 - 2 * LEAST_ALPHA) + LEAST_ALPHA, mask)
             else:
                 error = F.mse_loss(alphas, mask)
             terms["mask"] = weights.mask, error

@@ -70,6 +70,7 @@ class DistilMesh(Distillation):
 
     Args:
         start: a field, whose surface and colours it starts from, or a mesh of any other route, best closed.
+        tick: called while the start is prepared.
 
     Raises:
         ValueError: neither picture nor prior, a field without a surface, a mesh without an inside.
@@ -79,11 +80,13 @@ class DistilMesh(Distillation):
 
     def __init__(
         self, start: Field | Mesh, reference: ReferenceView, prior: Prior | None, settings: FineSettings, *, seed: int = 0,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "cpu", tick: Tick = no_tick,
     ) -> None:  # fmt: skip
         super().__init__(reference, None if prior is None else at_stage(prior, "fine"), settings, seed, device)
         self.fine = settings
-        mesh = start if isinstance(start, Mesh) else meshing.field_to_mesh(start, "marching_cubes", START_CELLS, device=device)
+        mesh = start if isinstance(start, Mesh) else meshing.field_to_mesh(
+            start, "marching_cubes", START_CELLS, device=device, tick=tick
+        )
         if len(mesh.faces) == 0:
             raise ValueError(f"{self.stage}: the mesh has no faces, so there is nothing to refine.")
         mesh = meshing.clean(mesh)
@@ -97,7 +100,7 @@ class DistilMesh(Distillation):
             {"params": list(self.net.grid.parameters()), "first": settings.encoding_rate},
             {"params": list(self.net.layers.parameters()), "first": settings.network_rate},
         ]
-        self._learn_colors(mesh, start, adam(colors, self.device))
+        self._learn_colors(mesh, start, adam(colors, self.device), tick)
         self._adam = adam([*groups, *colors], self.device)
         self._good = self._snapshot()
         try:
@@ -168,12 +171,14 @@ class DistilMesh(Distillation):
                 albedo = torch.stack([one.apply(albedo[v], normals[v]) for v, one in enumerate(shading)])
             picture = torch.where(covered[..., None], albedo, background)
             parts = [picture, covered[..., None].to(picture.dtype)]
+            if weights.depth:  # antialiased with the opacity that weights it; z / w back to the depth along the axis of view
+                parts.append(torch.where(covered, _depth_of(zw), torch.zeros_like(zw))[..., None])
             if wanted and normals is not None:
                 parts.append(torch.where(covered[..., None], normals, torch.zeros_like(normals)))
             picture = antialias(torch.cat(parts, dim=-1), pos, faces, face, zw, self._topology).movedim(-1, 1)
-            # z / w of a pixel back to the depth along the axis of view
-            depths = torch.where(covered, _depth_of(zw), torch.zeros_like(zw))[:, None] if weights.depth else None
-            return Drawn(picture[:, :3], picture[:, 3:4], depths, picture[:, 4:7] if wanted else None)
+            return Drawn(
+                picture[:, :3], picture[:, 3:4], picture[:, 4:5] if weights.depth else None, picture[:, -3:] if wanted else None
+            )
 
     def mesh(self) -> Mesh:
         """The last good surface with vertex colours, cleaned, on the CPU."""
@@ -223,7 +228,7 @@ class DistilMesh(Distillation):
             for name, leaf in self.grid.parameters.items():
                 leaf.copy_(self._good[name])
 
-    def _learn_colors(self, mesh: Mesh, start: Field | Mesh, optimiser: torch.optim.Optimizer) -> None:
+    def _learn_colors(self, mesh: Mesh, start: Field | Mesh, optimiser: torch.optim.Optimizer, tick: Tick) -> None:
         """The network learns the colours of what it starts from, on the surface and a little around it."""
         field = None if isinstance(start, Mesh) else start.to(self.device)
         for step in range(self.fine.color_start):
@@ -235,6 +240,7 @@ class DistilMesh(Distillation):
             optimiser.zero_grad(set_to_none=True)
             F.mse_loss(self.net(near)[1], target).backward()
             optimiser.step()
+            tick(step + 1, self.fine.color_start)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See `Distillation.state`."""

@@ -384,8 +384,8 @@ def test_presets_are_whole():
         assert preset.title and preset.source and preset.coarse.steps > 0 and preset.fine.grid > 0 and preset.splat.points > 0
     paper, coded = load_distil_preset("paper"), load_distil_preset("as_coded")
     assert (paper.coarse.weights.rgb, paper.coarse.weights.mask, paper.coarse.weights.depth) == (5, 0.5, 0.001)
-    assert (paper.coarse.steps, paper.coarse.size, paper.fine.size, paper.fine.grid) == (5000, 128, 1024, 128)
-    assert (coded.fine.grid, coded.coarse.reference_scale, coded.coarse.field.bias_strength) == (256, 1.5, 10.0)
+    assert (paper.coarse.steps, paper.coarse.size, paper.fine.size, paper.fine.grid) == (5000, 128, 1024, 64)
+    assert (coded.fine.grid, coded.coarse.reference_scale, coded.coarse.field.bias_strength) == (128, 1.5, 10.0)
     with pytest.raises(ValueError, match="no distillation preset 'best'"):
         load_distil_preset("best")
 

@@ -148,8 +148,19 @@ def test_lit_views_smooth_normals_and_depth_have_gradients():
     assert not torch.equal(before, leaves(run))
     drawn = run.draw(posed_cameras([0.0], [0.0], 1.8, 40.0), 32, [PLAIN], torch.ones(3), False)
     assert float(drawn.depths[0, 0, 16, 16]) == pytest.approx(1.4, abs=0.05)  # the front of the ball
+    depths = (drawn.depths / drawn.alphas)[drawn.alphas > 0.02]  # weighted by opacity, so at silhouettes, too
+    assert len(depths) > 50 and 1.35 < float(depths.min()) and float(depths.max()) < 1.85
 
 
+
+
+def test_cancel_while_the_start_is_prepared():
+    def tick(step, total, preview=None):
+        if step == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        DistilMesh(ball(), reference(), BallPrior(), SETTINGS, tick=tick)
 
 
 def test_what_cannot_be_refined_is_said_in_words():

@@ -146,7 +146,7 @@ def test_a_prior_that_fails_for_good_costs_nothing_that_was_reached(caplog):
 @pytest.mark.parametrize("node", [distil.LatheDistilField, distil.LatheDistilMesh, distil.LatheDistilSplat])
 def test_cancel_gives_the_last_good_state(monkeypatch, node):
     def tick(step, total, preview=None):
-        if step == 2:
+        if (step, total) == (2, LOOP["steps"]):  # of the loop, not of what prepares its start
             raise host.mm.InterruptProcessingException
 
     monkeypatch.setattr(host, "tick_for", lambda node: tick)

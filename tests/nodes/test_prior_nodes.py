@@ -320,6 +320,8 @@ def test_the_picture_is_laid_on_white():
         nodes.one_picture(torch.zeros(2, 4, 4, 3), None)
     with pytest.raises(ValueError, match="mask's shape"):
         nodes.one_picture(picture, torch.zeros(1, 5, 4))
+    with pytest.raises(ValueError, match="must be square.*6 x 4"):
+        nodes.one_picture(torch.zeros(1, 4, 6, 3), None, square=True)
 
 
 def test_a_view_model_becomes_a_prior():
