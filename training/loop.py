@@ -66,6 +66,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     # the recipes build their batches, rays and evaluations on the CPU, so that is where they train until those can move
     accelerator = Accelerator(mixed_precision=precision, cpu=True)
+    if accelerator.num_processes > 1:
+        raise RuntimeError("These recipes train in one process: start them with python, not with several processes of accelerate launch.")
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     ema = Ema(module.to(accelerator.device), decay)
     step, spent = 0, 0.0

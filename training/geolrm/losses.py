@@ -12,7 +12,6 @@ from ...pipelines.ops.splat_raster import render_gaussians, splat_cameras
 from ...pipelines.perceptual import Perceptual
 
 PERCEPTUAL, DEPTH = 0.2, 0.2
-"""The paper gives LPIPS a weight of 2; the bundled network, at 64 pixels, would drown the other terms with it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,9 @@ def depth_loss(depths: Tensor, truth: Tensor, images: Tensor) -> Tensor:
     return (torch.exp(-image_gradient(images)) * torch.log1p((depths - truth).abs())).mean()
 
 
-def reconstruction_loss(drawn: Pictures, truth: Pictures, perceptual: Perceptual) -> tuple[Tensor, dict[str, float]]:
+def reconstruction_loss(
+    drawn: Pictures, truth: Pictures, perceptual: Perceptual, perceptual_weight: float = PERCEPTUAL
+) -> tuple[Tensor, dict[str, float]]:
     """Squared error and perceptual distance of the pictures, squared error of the masks, and the depth's."""
     parts = {
         "color": (drawn.images - truth.images).square().mean(),
@@ -53,5 +54,5 @@ def reconstruction_loss(drawn: Pictures, truth: Pictures, perceptual: Perceptual
         "mask": (drawn.masks - truth.masks).square().mean(),
         "depth": depth_loss(drawn.depths, truth.depths, truth.images),
     }
-    loss = parts["color"] + PERCEPTUAL * parts["perceptual"] + parts["mask"] + DEPTH * parts["depth"]
+    loss = parts["color"] + perceptual_weight * parts["perceptual"] + parts["mask"] + DEPTH * parts["depth"]
     return loss, {name: float(value.detach()) for name, value in parts.items()}

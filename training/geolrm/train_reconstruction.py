@@ -4,7 +4,7 @@ The cells are those the trained proposal network finds in the same views, as the
 teach more at first.
 
     python training/geolrm/train_reconstruction.py --data DIR --proposal DIR --run DIR --minutes 60 [--total-minutes 60]
-        [--most-views 7] [--start DIR] [--size mini|tiny] [--form tokens|heads]
+        [--most-views 7] [--perceptual-weight 2] [--start DIR] [--size mini|tiny] [--form tokens|heads]
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lathe.training import loop  # noqa: E402
 from lathe.training.export_mini import averaged  # noqa: E402
 from lathe.training.geolrm import sizes  # noqa: E402
 from lathe.training.geolrm.batches import Sample, draw, sample_of  # noqa: E402
-from lathe.training.geolrm.losses import Pictures, draw_gaussians, reconstruction_loss  # noqa: E402
+from lathe.training.geolrm.losses import PERCEPTUAL, Pictures, draw_gaussians, reconstruction_loss  # noqa: E402
 from lathe.training.geolrm.occupancy import occupied_cells  # noqa: E402
 from lathe.training.geolrm.train_proposal import logits_of  # noqa: E402
 from lathe.training.rendered import RenderedObjects  # noqa: E402
@@ -51,8 +51,10 @@ def tokens_of(cells: Tensor, seed: int) -> Tensor:
 class Objective:
     """Stage 2 on one random asset."""
 
-    def __init__(self, data: RenderedObjects, proposal: ProposalNetwork, size: sizes.Size, form: Form, most_views: int = 7) -> None:
+    def __init__(self, data: RenderedObjects, proposal: ProposalNetwork, size: sizes.Size, form: Form, most_views: int = 7,
+                 perceptual_weight: float = PERCEPTUAL) -> None:  # fmt: skip
         self.data, self.proposal, self.size, self.form, self.most_views = data, proposal, size, form, most_views
+        self.perceptual_weight = perceptual_weight
         self.perceptual = load_perceptual()
 
     def __call__(self, net: ReconstructionNetwork, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -65,7 +67,7 @@ class Objective:
             cells = found if int(found.sum()) >= 64 else cells  # a proposal that finds next to nothing teaches nothing
         xyz = tokens_of(cells, int(torch.randint(1 << 31, (), generator=generator)))
         drawn = draw_gaussians(gaussians_of(net, xyz, sample, self.form), sample.cameras, sample.targets.shape[-1])
-        return reconstruction_loss(drawn, Pictures(sample.targets, sample.masks, sample.depths), self.perceptual)
+        return reconstruction_loss(drawn, Pictures(sample.targets, sample.masks, sample.depths), self.perceptual, self.perceptual_weight)
 
 
 class Evaluation:
@@ -112,6 +114,10 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(sizes.SIZES), default="mini")
     parser.add_argument("--form", choices=("tokens", "heads"), default="tokens", help="self-attention: paper's or published code's")
     parser.add_argument("--most-views", type=int, default=7, help="1 to so many random views go in")
+    parser.add_argument(
+        "--perceptual-weight", type=float, default=PERCEPTUAL,
+        help="the paper's is of LPIPS; the bundled network at 64 pixels drowns the other terms with it, 0.2 does not",
+    )  # fmt: skip
     parser.add_argument("--start", type=Path, help="folder of another run, whose averaged weights are the beginning")
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -122,7 +128,7 @@ def main() -> None:
     if args.start is not None:
         net.load_state_dict(averaged(args.start))
     loop.run(
-        net, Objective(train, proposal, size, args.form, args.most_views),
+        net, Objective(train, proposal, size, args.form, args.most_views, args.perceptual_weight),
         Evaluation(test, proposal, size.view_size, args.form), folder=args.run, batch=1, minutes=args.minutes,
         total_minutes=args.total_minutes, learning_rate=args.learning_rate, precision="no",
     )  # fmt: skip
