@@ -133,10 +133,10 @@ class LatheFitSplats(io.ComfyNode):
             if settings.weights.perceptual:
                 perceptual = load_perceptual(host.model_folders(), host.device())
                 host.heal(perceptual.net)
-            fits = splat_fit.asset_fits(
-                views, outlines, cameras, start=starts, settings=settings, seed=seed, device=host.device(), perceptual=perceptual
-            )
             tick, results = host.tick_for(cls), []
+            fits = splat_fit.asset_fits(
+                views, outlines, cameras, start=starts, settings=settings, seed=seed, device=host.device(), perceptual=perceptual, tick=tick
+            )  # fmt: skip
             for index, fit in enumerate(fits):
                 # Of a batch only the last asset may end early: the outputs hold every asset or none.
                 with host.keeps_result_on_cancel() if index == assets - 1 else nullcontext():

@@ -239,24 +239,26 @@ def asset_fits(
     seed: int = 0,
     device: torch.device | str = "cpu",
     perceptual: Perceptual | None = None,
+    tick: Tick = no_tick,
 ) -> Iterator[SplatFit]:
     """A fit for each asset of a batch, none of its steps made yet; each is built when it is asked for.
 
-    Args: as for `fit_splats`.
+    Args: as for `fit_splats`, but `tick` is called only while a start is made.
     """
     assets = asset_views(images, masks, cameras, STAGE)
     starts = [start] * len(assets) if start is None or isinstance(start, Splats) else list(start)
     if len(starts) != len(assets):
         raise ValueError(f"Fit Splats: the views show {len(assets)} assets, but there are {len(starts)} to start from.")
-    for own, given in zip(assets, starts, strict=True):
-        first = default_start(*own, settings, seed) if given is None else given
+    for index, (own, given) in enumerate(zip(assets, starts, strict=True)):
+        first = default_start(*own, settings, seed, part_of(tick, index, len(assets))) if given is None else given
         yield SplatFit(*own, start=first, settings=settings, seed=seed, device=device, perceptual=perceptual)
 
 
-def default_start(images: Tensor, masks: Tensor | None, cameras: Cameras, settings: FitSettings, seed: int) -> Splats:
+def default_start(images: Tensor, masks: Tensor | None, cameras: Cameras, settings: FitSettings, seed: int, tick: Tick = no_tick) -> Splats:
     """What the settings start from: the visual hull where they say so and there are masks of two views or more, else the centre."""
     if settings.start == "hull" and masks is not None and int((masks.flatten(1).amax(1) > SOLID).sum()) > 1:
-        return start_from_hull(on_background(images, masks, settings.background).float(), masks.float(), cameras, settings.points, seed)
+        shown = on_background(images, masks, settings.background).float()
+        return start_from_hull(shown, masks.float(), cameras, settings.points, seed, tick=tick)
     return start_at_centre(settings.points, seed)
 
 
@@ -281,7 +283,7 @@ def fit_splats(
         start: one for each asset, one for all, or None for what the settings say.
         settings: for instance `load_fit_preset("fast")`.
         seed: the same for every asset: a batch gives what single runs give.
-        tick: called after each step; each tenth has a preview.
+        tick: called while a start is made, and after each step; each tenth has a preview.
 
     Raises:
         ValueError: as `SplatFit`, and where everything was pruned.
@@ -289,7 +291,7 @@ def fit_splats(
     """
     assets = count_assets(len(images), cameras, "views")
     results = []
-    fits = asset_fits(images, masks, cameras, start=start, settings=settings, seed=seed, device=device, perceptual=perceptual)
+    fits = asset_fits(images, masks, cameras, start=start, settings=settings, seed=seed, device=device, perceptual=perceptual, tick=tick)
     for index, fit in enumerate(fits):
         fit.run(settings.steps, part_of(tick, index, assets))
         results.append(fit.result())
@@ -302,4 +304,3 @@ def with_changes(settings: FitSettings, *, weights: dict[str, float] | None = No
     factor = changes.get("steps", settings.steps) / settings.steps
     changes.setdefault("densify", replace(settings.densify, last=round(settings.densify.last * factor)))
     return replace(settings, weights=replace(settings.weights, **(weights or {})), **changes)
-

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .data.cameras import Cameras
 from .data.mesh import Mesh
+from .data.progress import Tick, no_tick
 from .data.splats import Splats
 from .metrics import sample_faces
 from .ops.color import linear_to_srgb
@@ -113,7 +114,9 @@ def start_from_voxel(volume: Tensor, threshold: float, most: int, seed: int, ext
     return Splats(round_ones.positions, scales, round_ones.rotations, round_ones.opacities, round_ones.sh)
 
 
-def start_from_hull(images: Tensor, masks: Tensor, cameras: Cameras, count: int, seed: int, *, resolution: int = 128) -> Splats:
+def start_from_hull(
+    images: Tensor, masks: Tensor, cameras: Cameras, count: int, seed: int, *, resolution: int = 128, tick: Tick = no_tick
+) -> Splats:
     """`count` discs spread over the surface of the masks' visual hull, in the colours of the views that face them.
 
     Views whose mask is empty do not count. Where masks contradict each other so much that next to nothing is left, a point may be
@@ -121,6 +124,7 @@ def start_from_hull(images: Tensor, masks: Tensor, cameras: Cameras, count: int,
 
     Args:
         images: (V, 3, H, W).  masks: (V, 1, H, W), 1 = object.  cameras: V views of one asset.
+        tick: called for each part of the space that the masks are asked about.
 
     Raises:
         ValueError: even a quarter of the masks left out does not make the others meet anywhere.
@@ -128,9 +132,9 @@ def start_from_hull(images: Tensor, masks: Tensor, cameras: Cameras, count: int,
     useful = (masks.flatten(1).amax(1) > 0.5).nonzero()[:, 0].tolist()
     images, masks, cameras = images[useful].float(), masks[useful].float(), cameras.select(useful)
     centres = cell_centres(resolution).reshape(-1, 3)
+    excluded = _exclusions(centres, masks, cameras, tick).reshape(resolution, resolution, resolution)
     for misses in range(len(useful) // 4 + 1):
-        occupancy = _hull(centres, masks, cameras, misses)
-        surface, normals = _surface(occupancy.reshape(resolution, resolution, resolution))
+        surface, normals = _surface(excluded <= misses)
         if len(surface) >= min(100, count):
             break
     else:
@@ -143,24 +147,25 @@ def start_from_hull(images: Tensor, masks: Tensor, cameras: Cameras, count: int,
     return start_from_points(points, _facing_colors(points, normals, images, masks, cameras), normals=normals)
 
 
-def _hull(points: Tensor, masks: Tensor, cameras: Cameras, misses: int) -> Tensor:
-    """(N,) the smallest mask value at each point over the views that can see it, `misses` smaller ones left out.
+def _exclusions(points: Tensor, masks: Tensor, cameras: Cameras, tick: Tick) -> Tensor:
+    """(N,) how many of the V masks each point lies outside of; V + 1 where fewer than half of the pictures show it.
 
     What lies outside a picture is unknown to it; a point outside half of them is outside the object.
     """
     pictures = torch.cat([masks, torch.ones_like(masks)], dim=1)
-    found = []
-    for part in points.split(POINTS_AT_ONCE):
+    found: list[Tensor] = []
+    parts = points.split(POINTS_AT_ONCE)
+    for part in parts:
         mask, inside = sample_views(part, pictures, cameras.c2w, cameras.K).unbind(-1)
-        known = mask + 1 - inside
-        lowest = known.amin(0) if misses == 0 else known.kthvalue(misses + 1, dim=0).values
-        found.append(torch.where(inside.mean(0) >= 0.5, lowest, 0.0))
+        outside = (mask + 1 - inside <= 0.5).sum(0)
+        found.append(torch.where(inside.mean(0) >= 0.5, outside, len(masks) + 1))
+        tick(len(found), len(parts))
     return torch.cat(found)
 
 
-def _surface(occupancy: Tensor) -> tuple[Tensor, Tensor]:
+def _surface(occupied: Tensor) -> tuple[Tensor, Tensor]:
     """Flat indices (S,) of the occupied cells next to an empty one, and directions (S, 3) out of the object there."""
-    inside = (occupancy > 0.5).float()[None, None]
+    inside = occupied.float()[None, None]
     shell = (inside > 0) & (-F.max_pool3d(-F.pad(inside, (1,) * 6), 3, stride=1) < 0.5)
     cells = shell[0, 0].flatten().nonzero()[:, 0]
     smooth = inside

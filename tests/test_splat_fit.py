@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lathe.pipelines import splat_fit
+from lathe.pipelines import splat_fit, splat_start
 from lathe.pipelines.cameras import posed_cameras
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.splats import Splats
@@ -101,6 +101,14 @@ def test_a_batch_gives_what_single_runs_give(views):
     singles = [fitted(*one)[0] for one in (views, other)]
     assert all(same(a, b) for a, b in zip(both, singles, strict=True))
     assert ticks == [(step, 60) for step in range(1, 61)]
+
+
+def test_the_hulls_of_a_batch_are_ticked_before_their_steps(views):
+    images, masks = (torch.cat([part, part]) for part in views)
+    ticks, parts = [], 128**3 // splat_start.POINTS_AT_ONCE
+    fit_splats(images, masks, CAMERAS, settings=replace(QUICK, steps=2), tick=lambda step, total, preview=None: ticks.append((step, total)))
+    hulls = [[(asset * parts + part, 2 * parts) for part in range(1, parts + 1)] for asset in range(2)]
+    assert ticks == [*hulls[0], (1, 4), (2, 4), *hulls[1], (3, 4), (4, 4)]
 
 
 def test_views_are_not_written_into_and_the_tick_shows_a_picture(views):

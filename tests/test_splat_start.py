@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lathe.pipelines import splat_start
 from lathe.pipelines.cameras import orbit_cameras, posed_cameras
 from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.ops.splat_projection import rotation_matrices
@@ -120,3 +121,34 @@ def test_hull_leaves_out_empty_masks_and_one_that_contradicts_the_rest():
         corner[view, :, (8 * view) : (8 * view + 8), :8] = 1
     with pytest.raises(ValueError, match="do not meet in space"):
         start_from_hull(images, corner, cameras, 500, seed=0, resolution=48)
+
+
+def test_masks_that_disagree_are_asked_once_however_many_may_be_left_out(monkeypatch):
+    cameras, asked, ticks = orbit_cameras(24, elevation=15), [], []
+    images, masks = views_of(box(0.5, 0.3, 0.2), cameras)
+    whole = start_from_hull(images, masks, cameras, 500, seed=0, resolution=48)
+    wrong = [1, 5, 9, 13, 17, 21]
+    masks[wrong] = 0
+    masks[wrong, :, :6, :6] = 1
+    real = splat_start.sample_views
+    monkeypatch.setattr(splat_start, "POINTS_AT_ONCE", 48**3 // 4)
+    monkeypatch.setattr(splat_start, "sample_views", lambda points, *rest: asked.append(len(points)) or real(points, *rest))
+    spared = start_from_hull(images, masks, cameras, 500, seed=0, resolution=48, tick=lambda *step: ticks.append(step))
+    assert asked == [48**3 // 4] * 4 + [500]  # the space once, then the colours
+    assert ticks == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert torch.allclose(spared.positions.abs().amax(0), whole.positions.abs().amax(0), atol=0.1)
+    masks[[3, 7]] = masks[wrong[:2]]  # more than a quarter
+    with pytest.raises(ValueError, match="do not meet in space"):
+        start_from_hull(images, masks, cameras, 500, seed=0, resolution=48)
+
+
+def test_a_tick_that_raises_ends_the_start():
+    class Cancelled(Exception):
+        pass
+
+    def tick(step, total, preview=None):
+        raise Cancelled
+
+    cameras = orbit_cameras(4)
+    with pytest.raises(Cancelled):
+        start_from_hull(*views_of(box(0.5, 0.3, 0.2), cameras), cameras, 500, seed=0, resolution=48, tick=tick)

@@ -122,21 +122,36 @@ def test_cancel_gives_the_last_good_state_of_the_last_asset(monkeypatch):
 
     def cancel_at(step_of_all):
         def tick(step, total, preview=None):
-            if step == step_of_all:
+            if (step, total) == step_of_all:
                 raise host.mm.InterruptProcessingException
 
         monkeypatch.setattr(host, "tick_for", lambda node: tick)
 
     try:
-        cancel_at(2)
+        cancel_at((2, 3))
         stopped = splat_sockets.from_core_splat(fit(images, masks)[0])[0]
         assert host.mm.interrupt_processing
         host.mm.interrupt_current_processing(False)
-        cancel_at(-1)
+        cancel_at(None)
         whole = splat_sockets.from_core_splat(fit(images, masks, steps=3)[0])[0]
         assert len(stopped) == len(whole) and not torch.equal(stopped.positions, whole.positions)
-        cancel_at(2)  # of the first asset of two
+        cancel_at((2, 6))  # of the first asset of two
         with pytest.raises(host.mm.InterruptProcessingException):
             fit(torch.cat([images, images]), torch.cat([masks, masks]))
     finally:
         host.mm.interrupt_current_processing(False)
+
+
+def test_cancel_before_the_first_step_ends_the_node(monkeypatch):
+    images, masks = disc()
+    ticks = []
+
+    def tick(step, total, preview=None):
+        ticks.append((step, total))
+        if step == 3:
+            raise host.mm.InterruptProcessingException
+
+    monkeypatch.setattr(host, "tick_for", lambda node: tick)
+    with pytest.raises(host.mm.InterruptProcessingException):
+        fit(images, masks, steps=50)
+    assert ticks == [(1, 16), (2, 16), (3, 16)]
