@@ -15,7 +15,7 @@ from torch import Tensor
 from .data.cameras import Cameras
 from .data.progress import Tick, no_tick, part_of
 from .data.splats import Splats
-from .geolrm_views import NetworkViews, check_views, looking_away, network_views, to_world
+from .geolrm_views import NetworkViews, check_views, looking_away, network_views, splats_to_world
 from .geolrm_views import network_cameras as network_cameras  # training takes it from here
 from .nets.attention import Attention, torch_attention
 from .nets.geo_transformer import Form
@@ -212,14 +212,11 @@ def choose_tokens(xyz: Tensor, tokens: int, seed: int) -> Tensor:
 def to_splats(gaussians: Tensor, unit: float) -> Splats:
     """(N, 14) Gaussians of the networks (position, opacity, deviations, quaternion, RGB) as splats of the world."""
     position, opacity, scale, rotation, color = gaussians.split([3, 1, 3, 4, 3], dim=-1)
-    w, x, y, z = rotation.unbind(-1)
     kept = opacity[:, 0] >= LEAST_OPACITY
-    # The frames differ by a cyclic turn of the axes: the quaternion (1, -1, -1, -1) / 2 from the left.
-    turned = torch.stack([w + x + y + z, x - w - z + y, y + z - w - x, z - y + x - w], dim=-1) / 2
     if not kept.any():
         _log.warning("GeoLRM: every Gaussian is fainter than %g and was dropped: is this the form the weights expect?", LEAST_OPACITY)
-    splats = Splats(to_world(position, unit), scale * unit, turned, opacity[:, 0], ((color - 0.5) / SH_DC)[:, None])
-    return splats.select(kept)
+    splats = Splats(position, scale, rotation, opacity[:, 0], ((color - 0.5) / SH_DC)[:, None])
+    return splats_to_world(splats.select(kept), unit)
 
 
 def _warn_of_views(masks: Tensor | None, cameras: Cameras, assets: int) -> None:

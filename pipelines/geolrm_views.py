@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .cameras import count_assets
 from .data.cameras import Cameras
+from .data.splats import Splats
 from .nets.geolrm import HALF, cube_points
 from .ops import camera_math
 
@@ -56,6 +57,14 @@ def network_cameras(cameras: Cameras) -> tuple[Tensor, Tensor, float]:
 def to_world(points: Tensor, unit: float) -> Tensor:
     """(..., 3) points of the networks' frame -> world."""
     return points[..., [1, 2, 0]] * unit
+
+
+def splats_to_world(splats: Splats, unit: float) -> Splats:
+    """Gaussians of the networks' frame, of one colour from all sides -> world."""
+    w, x, y, z = splats.rotations.unbind(-1)
+    # The frames differ by a cyclic turn of the axes: the quaternion (1, -1, -1, -1) / 2 from the left.
+    turned = torch.stack([w + x + y + z, x - w - z + y, y + z - w - x, z - y + x - w], dim=-1) / 2
+    return replace(splats, positions=to_world(splats.positions, unit), scales=splats.scales * unit, rotations=turned)
 
 
 def grid_extents(grid: int, cameras: Cameras, assets: int) -> list[float]:

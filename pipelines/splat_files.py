@@ -1,6 +1,7 @@
 """Splats on disk: .ply in the reference layout, .splat and .spz.
 
-All three stand in 3DGS's y-down space; Lathe's splats are turned on their way out and in.
+All three stand in 3DGS's y-down space; Lathe's splats are turned on their way out and in. The .ply that GeoLRM writes stands in its
+networks' own frame instead, and is turned from there.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from torch import Tensor
 from . import splat_packed, splat_ply
 from .data.splats import Splats
 from .files import write_files
+from .geolrm_views import splats_to_world
+from .nets.geolrm import HALF
 from .ops.splat_turn import turn_upside
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".ply", ".splat", ".spz")
 MOST_GAUSSIANS = 10_000_000  # about 2.5 GB at degree 3
+GEOLRM_UNIT = 1 / HALF
+"""World units per unit of GeoLRM's .ply. The published writer leaves positions and sizes as the networks give them, in the cube
+[-0.5, 0.5]^3, and tells no camera's distance; so that cube becomes the world's, [-1, 1]^3."""
 
 
 def save_splats(splats: Splats, path: Path | str) -> None:
@@ -56,14 +62,22 @@ def load_splats(path: Path | str) -> Splats:
         ValueError: no such file, cut short, another layout, no Gaussians, or more than MOST_GAUSSIANS of them (said before any is read).
     """
     path = Path(path)
-    read = {".ply": splat_ply.read, ".splat": splat_packed.read_splat, ".spz": splat_packed.read_spz}.get(path.suffix.lower())
-    if read is None:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ValueError(f"{path.name!r} is no splat file that Lathe reads; those end in {', '.join(SUFFIXES)}.")
+    from_geolrm = False
     try:
-        rows = read(path, MOST_GAUSSIANS)
+        if suffix == ".ply":
+            rows, from_geolrm = splat_ply.read(path, MOST_GAUSSIANS)
+        else:
+            rows = (splat_packed.read_splat if suffix == ".splat" else splat_packed.read_spz)(path, MOST_GAUSSIANS)
     except OSError as error:
         raise ValueError(f"The splat file {path} cannot be read: {error.strerror or error}.") from error
-    return turn_upside(_usable(rows, path.name))
+    splats = _usable(rows, path.name)
+    if from_geolrm:
+        log.info("Lathe: %s is a PLY of GeoLRM; it is turned from GeoLRM's own frame and doubled in size.", path.name)
+        return splats_to_world(splats, GEOLRM_UNIT)
+    return turn_upside(splats)
 
 
 def _plain(splats: Splats) -> Splats:
@@ -74,7 +88,7 @@ def _plain(splats: Splats) -> Splats:
 
 
 def _usable(rows: dict[str, Tensor], name: str) -> Splats:
-    """Splats of the rows that describe a Gaussian; `rows` as the attributes of Splats, activated, y-down."""
+    """Splats of the rows that describe a Gaussian; `rows` as the attributes of Splats, activated, as they stand in the file."""
     count = len(rows["positions"])
     if count == 0:
         raise ValueError(f"{name} holds no Gaussians.")

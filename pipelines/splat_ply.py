@@ -42,8 +42,8 @@ def to_bytes(splats: Splats) -> bytes:
     return out.getvalue()
 
 
-def read(path: Path, most: int) -> dict[str, Tensor]:
-    """The attributes of Splats, activated, as they stand in the file.
+def read(path: Path, most: int) -> tuple[dict[str, Tensor], bool]:
+    """The attributes of Splats, activated, as they stand in the file; and whether they stand so, which is how GeoLRM writes them.
 
     Raises:
         ValueError: no PLY, another layout, cut short, or more than `most` vertices.
@@ -71,8 +71,9 @@ def read(path: Path, most: int) -> dict[str, Tensor]:
         rest = columns([f"f_rest_{i}" for i in range(3 * (terms - 1))])
         sh = torch.cat([sh, rest.view(-1, 3, terms - 1).mT], dim=1)
     elif _is_activated(scales, opacities, color):
-        return {**_shared(columns), "scales": scales, "opacities": opacities, "sh": (sh - OFFSET) / CONSTANT}
-    return {**_shared(columns), "scales": scales.double().exp().float(), "opacities": opacities.double().sigmoid().float(), "sh": sh}
+        return {**_shared(columns), "scales": scales, "opacities": opacities, "sh": (sh - OFFSET) / CONSTANT}, True
+    scales, opacities = scales.double().exp().float(), opacities.double().sigmoid().float()
+    return {**_shared(columns), "scales": scales, "opacities": opacities, "sh": sh}, False
 
 
 def check_count(path: Path, count: int, most: int) -> None:

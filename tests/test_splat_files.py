@@ -1,15 +1,20 @@
 """Splats to files and back: every format within what it can hold, and bad files told apart in words."""
 
 import gzip
+import os
 import struct
 import time
+from pathlib import Path
 
 import numpy
 import pytest
 import torch
+from data.tiny_geolrm import golden
 from handed import letter, letter_splats
 from lathe.pipelines import splat_files
 from lathe.pipelines.data.splats import Splats
+from lathe.pipelines.geolrm import to_splats
+from lathe.pipelines.ops.splat_projection import rotation_matrices
 from lathe.pipelines.splat_files import load_splats, save_splats
 from plyfile import PlyData, PlyElement
 
@@ -139,19 +144,41 @@ def test_ascii(tmp_path):
     torch.testing.assert_close(load_splats(tmp_path / "a.ply").sh, splats.sh)
 
 
+def activated_ply(path, gaussians) -> None:
+    """What GeoLRM's writer makes of (N, 14) Gaussians: position, opacity, deviations, quaternion, RGB, each as it is."""
+    names = "x y z opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3 f_dc_0 f_dc_1 f_dc_2".split()
+    order = "x y z f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3".split()
+    rows = numpy.zeros(len(gaussians), [(name, "<f4") for name in order])
+    for column, name in enumerate(names):
+        rows[name] = gaussians[:, column]
+    PlyData([PlyElement.describe(rows, "vertex")], byte_order="<").write(str(path))
+
+
 def test_geolrms_activated_ply_is_converted(tmp_path):
-    count, draw = 40, numpy.random.default_rng(0)
-    names = ["x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
-    rows = numpy.zeros(count, [(name, "<f4") for name in names])
-    for name in names:
-        rows[name] = draw.random(count) * (0.02 if name.startswith("scale") else 1)
-    PlyData([PlyElement.describe(rows, "vertex")], byte_order="<").write(str(tmp_path / "a.ply"))
-    splats = load_splats(tmp_path / "a.ply")
-    numpy.testing.assert_allclose(splats.scales[:, 0].numpy(), rows["scale_0"])
-    numpy.testing.assert_allclose(splats.opacities.numpy(), rows["opacity"])
-    numpy.testing.assert_allclose(0.5 + DC * splats.sh[:, 0, 2].numpy(), rows["f_dc_2"], atol=1e-6)
+    """Numbers as they are, z up and the cube [-0.5, 0.5]^3: like the networks' own output, twice as large."""
+    gaussians = golden()["fp32_selected_gaussians"][0]
+    activated_ply(tmp_path / "a.ply", gaussians)
+    splats, expected = load_splats(tmp_path / "a.ply"), to_splats(gaussians, 2.0)
+    assert len(splats) == len(gaussians) and quaternion_error(splats, expected) < 1e-3
+    for name in ("positions", "scales", "opacities", "sh"):
+        torch.testing.assert_close(getattr(splats, name), getattr(expected, name), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(splats.positions, 2 * gaussians[:, [1, 2, 0]])
     save_splats(splats, tmp_path / "b.ply")
+    again = load_splats(tmp_path / "b.ply")
     assert PlyData.read(str(tmp_path / "b.ply"))["vertex"].data["scale_0"].max() < -3, "saved with logarithms, as viewers expect"
+    torch.testing.assert_close(again.positions, splats.positions)
+    assert quaternion_error(again, splats) < 1e-3
+
+
+@pytest.mark.skipif("LATHE_REFERENCE" not in os.environ, reason="the published file: set LATHE_REFERENCE to the references' folder")
+def test_the_ply_that_geolrm_wrote():
+    goldens = Path(os.environ["LATHE_REFERENCE"]) / "goldens"
+    splats = load_splats(goldens / "geolrm_tiny_fp32.ply")
+    with numpy.load(goldens / "geolrm_tiny.npz") as file:
+        expected = to_splats(torch.from_numpy(file["fp32_selected_gaussians"][0]), 2.0)
+    assert quaternion_error(splats, expected) < 1e-3
+    for name in ("positions", "scales", "opacities", "sh"):
+        torch.testing.assert_close(getattr(splats, name), getattr(expected, name), atol=1e-6, rtol=1e-6)
 
 
 def test_gaussians_with_broken_numbers_are_left_out(tmp_path, caplog):
@@ -258,10 +285,8 @@ def test_saving_changes_nothing_it_was_given(tmp_path):
     assert all(torch.equal(copies[name], value) for name, value in vars(splats).items())
 
 
-@pytest.mark.parametrize("suffix", splat_files.SUFFIXES)
-def test_the_lettered_block_is_not_mirrored(tmp_path, suffix):
-    save_splats(letter_splats(), tmp_path / f"block{suffix}")
-    back = load_splats(tmp_path / f"block{suffix}")
+def assert_reads_right(back: Splats) -> None:
+    """The lettered block's splats: red on its own left, the F in front the right way round and upright."""
     color = 0.5 + DC * back.sh[:, 0]
     red = (color[:, 0] > 0.8) & (color[:, 1] < 0.2)
     assert int(red.sum()) == 300 and float(back.positions[red, 0].min()) > 0.55, "the object's own left is +x"
@@ -270,3 +295,21 @@ def test_the_lettered_block_is_not_mirrored(tmp_path, suffix):
     dark = color[front].mean(1) < 0.3
     agrees = [float((dark == letter(a, b)).float().mean()) for a, b in ((x, y), (-x, y), (x, -y))]
     assert agrees[0] > 0.98 and max(agrees[1:]) < 0.9, agrees
+
+
+@pytest.mark.parametrize("suffix", splat_files.SUFFIXES)
+def test_the_lettered_block_is_not_mirrored(tmp_path, suffix):
+    save_splats(letter_splats(), tmp_path / f"block{suffix}")
+    assert_reads_right(load_splats(tmp_path / f"block{suffix}"))
+
+
+def test_the_lettered_block_in_geolrms_frame_is_not_mirrored(tmp_path):
+    """z up, front along +x, half as large; each Gaussian long along the block's height."""
+    block = letter_splats()
+    place, color = block.positions[:, [2, 0, 1]] / 2, 0.5 + DC * block.sh[:, 0]
+    long_in_z = torch.tensor([0.007, 0.007, 0.014]).expand(len(block), 3)
+    activated_ply(tmp_path / "a.ply", torch.cat([place, block.opacities[:, None], long_in_z, block.rotations, color.clamp(0, 1)], dim=1))
+    back = load_splats(tmp_path / "a.ply")
+    assert_reads_right(back)
+    axes = rotation_matrices(back.rotations) * back.scales[:, None]
+    torch.testing.assert_close((axes @ axes.mT)[0], torch.diag(torch.tensor([0.014, 0.028, 0.014]) ** 2), atol=1e-7, rtol=0)
