@@ -169,8 +169,10 @@ class LatheRenoiseRefine(io.ComfyNode):
             if len(starts) != assets:
                 raise ValueError(f"The views show {assets} assets, but there are splats of {len(starts)}.")
             settings = splat_fit.with_changes(
-                splat_fit.load_fit_preset(preset), steps=rounds * fit_iterations, sh_degree=max(one.degree for one in starts)
-            )
+                splat_fit.load_fit_preset(preset), steps=rounds * fit_iterations, sh_degree=max(one.degree for one in starts),
+                # the generator sees the renders, so they stand on the colour it knows
+                background=(1.0, 1.0, 1.0) if view_model is None else view_model.model.background,
+            )  # fmt: skip
             views = sockets.images_in(images).clone()
             given = sockets.alpha_in(images) if masks is None else sockets.masks_in(masks)
             outlines = None if given is None else given.clone()
@@ -258,8 +260,14 @@ class LatheRenoiseViews(io.ComfyNode):
 
     @classmethod
     def execute(cls, view_model, images, image, level, steps, guidance, seed, masks=None, image_mask=None) -> io.NodeOutput:
+        from ..pipelines.view_diffusion import on_background
+
         views, method = sockets.images_in(images), view_model.model.mask_method
-        given = masks_of_views(views, method) if masks is None else sockets.masks_in(masks)
+        if masks is None:
+            given = masks_of_views(views, method)
+        else:
+            given = sockets.masks_in(masks)
+            views = on_background(views, given, view_model.model.background)
         new = view_model.renoise(
             views, given, sockets.images_in(image), None if image_mask is None else sockets.masks_in(image_mask), host.tick_for(cls),
             level=level, steps=steps, guidance=guidance or None, seed=seed,

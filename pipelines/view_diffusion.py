@@ -232,9 +232,15 @@ def _checked_images(image: Tensor, mask: Tensor | None, background: tuple[float,
 
 
 def on_background(images: Tensor, masks: Tensor | None, background: tuple[float, float, float]) -> Tensor:
-    """Pictures (B, 3, H, W) in [0, 1] laid on a colour by their masks (B, 1, H, W), 1 = object; as they are where they stand on it."""
+    """Pictures (B, 3, H, W) in [0, 1] laid on a colour by their masks (B, 1, H, W), 1 = object; as they are where they stand on it.
+
+    Raises:
+        ValueError: masks of another number or size.
+    """
     if masks is None:
         return images
+    if tuple(masks.shape) != (len(images), 1, *images.shape[-2:]):
+        raise ValueError(f"Masks of shape {tuple(masks.shape)} do not fit pictures of shape {tuple(images.shape)}.")
     color = torch.tensor(background).view(3, 1, 1)
     # A picture that already stands on this colour has its soft edge mixed once; a second time would thin it.
     outside = ((images - color).abs().amax(1, keepdim=True) * (masks < 1 / 255)).amax((1, 2, 3), keepdim=True)

@@ -5,11 +5,12 @@ import types
 import pytest
 import torch
 from lathe.nodes import core_models, host, splat_sockets
-from lathe.nodes.renoise import LatheRenoiseRefine
-from lathe.pipelines.cameras import orbit_cameras
+from lathe.nodes.renoise import LatheRenoiseRefine, LatheRenoiseViews
+from lathe.pipelines.cameras import orbit_cameras, preset_cameras
 from lathe.pipelines.data.splats import Splats
 from lathe.pipelines.splat_start import start_at_centre
 
+GREY, WHITE = 0.5, 1.0
 CAMERAS = orbit_cameras(3, elevation=20)
 WIDGETS = {
     "rounds": 2, "level": 0.3, "steps": 2, "fit_iterations": 2, "cfg": 1.0, "seed": 0, "preset": "fast", "new_masks": "render",
@@ -35,11 +36,26 @@ class Film(Darker):
     is_video = True
 
 
+class Painter:
+    """A view model that paints on a colour, and keeps what it was given."""
+
+    def __init__(self, shade: float) -> None:
+        self.model = types.SimpleNamespace(
+            background=(shade,) * 3, camera_preset="zero123plus_v1.2", n_views=6, mask_method="plain_background"
+        )
+        self.given: list[torch.Tensor] = []
+
+    def renoise(self, views, view_masks, images, masks, tick, **settings):
+        self.given.append(views.clone())
+        return views
+
+
 @pytest.fixture(autouse=True)
 def running_node(monkeypatch):
     host.register_model_folder()
     monkeypatch.setattr(core_models, "CoreRenoise", Darker)
-    monkeypatch.setattr(LatheRenoiseRefine, "hidden", types.SimpleNamespace(unique_id="1"), raising=False)
+    for node in (LatheRenoiseRefine, LatheRenoiseViews):
+        monkeypatch.setattr(node, "hidden", types.SimpleNamespace(unique_id="1"), raising=False)
 
 
 def cloud(degree: int = 0) -> Splats:
@@ -47,6 +63,12 @@ def cloud(degree: int = 0) -> Splats:
     sh = torch.zeros(60, (degree + 1) ** 2, 3)
     sh[:, 1:] = 0.1
     return Splats(round_ones.positions, round_ones.scales * 2, round_ones.rotations, torch.full((60,), 0.9), sh)
+
+
+def speck() -> Splats:
+    """A cloud that leaves the pictures' corners free."""
+    large = cloud()
+    return Splats(large.positions * 0.3, large.scales * 0.3, large.rotations, large.opacities, large.sh)
 
 
 def refine(*splats: Splats, **changes):
@@ -79,7 +101,43 @@ def test_one_film_for_two_assets_is_refused(monkeypatch):
 
 
 def test_4k_views_are_refused_before_anything_is_fitted_where_memory_is_short(monkeypatch):
-    monkeypatch.setattr(host, "memory_left", lambda: 2**28)
+    monkeypatch.setattr(host, "memory_left", lambda *where: 2**28)
     frames = torch.zeros(1).expand(3, 2048, 2048, 3)
     with pytest.raises(ValueError, match=r"3 views of 2048 x 2048 pixels takes about \d+\.\d GiB; 0\.2 GiB are free"):
         LatheRenoiseRefine.execute(splat_sockets.to_core_splat([cloud()]), frames, CAMERAS, **WIDGETS)
+
+
+@pytest.mark.parametrize("shade", [GREY, WHITE])
+def test_a_view_model_is_shown_the_asset_on_its_own_background(shade):
+    painter, core = Painter(shade), dict.fromkeys(("model", "positive", "negative", "vae"))
+    images, masks = torch.ones(6, 24, 24, 3), torch.zeros(6, 24, 24)
+    masks[:, 6:18, 6:18] = 1
+    with torch.inference_mode():
+        socket = splat_sockets.to_core_splat([speck()])
+        out = LatheRenoiseRefine.execute(
+            socket, images, preset_cameras("zero123plus_v1.2"), masks=masks, view_model=painter, image=torch.ones(1, 24, 24, 3),
+            **{**WIDGETS, **core},
+        ).args  # fmt: skip
+    assert len(painter.given) == 2
+    for corner in (*(views[..., 0, 0] for views in painter.given), out[1][:, 0, 0]):
+        torch.testing.assert_close(corner, torch.full((6, 3), shade), atol=1e-3, rtol=0)
+
+
+def test_core_models_are_shown_the_asset_on_white():
+    torch.testing.assert_close(refine(speck(), rounds=1, level=0.0)[1][:, 0, 0], torch.ones(3, 3), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("shade", [GREY, WHITE])
+def test_re_noise_views_lays_masked_views_on_the_models_background(shade):
+    painter = Painter(shade)
+    images, masks = torch.ones(6, 24, 24, 3), torch.zeros(6, 24, 24)
+    masks[:, 6:18, 6:18] = 1
+    images[:, 6:18, 6:18] = torch.tensor([0.9, 0.1, 0.2])
+    picture = torch.ones(1, 24, 24, 3)
+    new, found = LatheRenoiseViews.execute(painter, images, picture, 0.3, 2, 0.0, 0, masks=masks).args
+    expected = torch.where(masks[..., None] > 0, images, torch.full((3,), shade))
+    assert torch.equal(painter.given[0].movedim(1, -1), expected) and torch.equal(new, expected) and torch.equal(found > 0.5, masks > 0.5)
+    LatheRenoiseViews.execute(painter, images, picture, 0.3, 2, 0.0, 0)
+    assert torch.equal(painter.given[1].movedim(1, -1), images), "found outlines change no picture"
+    with pytest.raises(ValueError, match="do not fit"):
+        LatheRenoiseViews.execute(painter, images, picture, 0.3, 2, 0.0, 0, masks=masks[:, :12])
