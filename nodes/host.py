@@ -60,26 +60,36 @@ def attention() -> Attention | None:
     return attend
 
 
-def free_memory(need: int) -> None:
-    """Asks ComfyUI to unload models until `need` bytes are free on the device."""
-    mm.free_memory(need, device())
+MAIN_MEMORY = torch.device("cpu")
 
 
-def memory_left() -> int:
-    """Bytes that are free where ComfyUI computes."""
-    return int(mm.get_free_memory(device()))
+def free_memory(need: int, where: torch.device | None = None) -> None:
+    """Asks ComfyUI to unload models until `need` bytes are free where it computes, or on another device."""
+    mm.free_memory(need, where or device())
 
 
-def make_room(need: int, what: str, remedy: str) -> None:
+def memory_left(where: torch.device | None = None) -> int:
+    """Bytes that are free where ComfyUI computes, or on another device."""
+    return int(mm.get_free_memory(where or device()))
+
+
+class NotEnoughMemory(ValueError):
+    """Something takes more memory than there is."""
+
+
+def make_room(need: int, what: str, remedy: str, where: torch.device | None = None) -> None:
     """Asks ComfyUI for the memory that `what` will take, before it starts.
 
+    Args:
+        where: the device whose memory it is; None is where ComfyUI computes, `MAIN_MEMORY` for what always runs on the CPU.
+
     Raises:
-        ValueError: there is not so much; the message ends with the remedy.
+        NotEnoughMemory: there is not so much; the message ends with the remedy.
     """
-    free_memory(need)
-    free = memory_left()
+    free_memory(need, where)
+    free = memory_left(where)
     if need > free:
-        raise ValueError(f"{what} takes about {need / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free. {remedy}")
+        raise NotEnoughMemory(f"{what} takes about {need / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free. {remedy}")
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------

@@ -49,9 +49,15 @@ class LatheSplatToField(io.ComfyNode):
 
     @classmethod
     def execute(cls, splat, resolution, threshold, fill_inside) -> io.NodeOutput:
-        from ..pipelines.splat_mesh import splat_field
+        from ..pipelines.splat_mesh import estimate_memory, splat_field
 
         splats, tick = splat_sockets.splats_in(splat), host.tick_for(cls)
+        host.make_room(
+            estimate_memory(resolution, fill_inside, max(map(len, splats)), len(splats)),
+            f"Reading splats as a field of {resolution} cells along the edge",
+            f"Set `resolution` to {max(16, resolution // 16 * 8)} or less, or turn `fill_inside` off.",
+            host.MAIN_MEMORY,
+        )
         fields = [
             splat_field(one, resolution=resolution, level=threshold, fill=fill_inside, tick=part_of(tick, i, len(splats)))
             for i, one in enumerate(splats)

@@ -6,6 +6,7 @@ as solid, so its surface is the outer one alone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -17,10 +18,10 @@ from torch import Tensor
 
 from .data.field import FlexiGrid
 from .data.mesh import Mesh
-from .data.progress import Tick, no_tick
+from .data.progress import Tick, no_tick, part_of
 from .data.splats import Splats
 from .meshing import Method, clean, field_to_mesh, simplify
-from .ops.flexicubes import regular_grid
+from .ops.flexicubes import grid_axis
 from .ops.gaussian_density import Gaussians, GaussianSum, prepare
 from .ops.spherical_harmonics import CONSTANT, OFFSET
 
@@ -30,7 +31,9 @@ LEVEL = 40.0  # of fits of eight objects with the preset fast: lower gives fatte
 RESOLUTION = 128  # cells along the cube's edge that `floor` and the filling are made for
 LEAST_SCALE = 0.45  # of a cell: thinner ones would fall between the samples
 CLOSING = 2  # cells; gaps up to twice as wide do not let the outside in
+CORNER = 3  # squared distance of cells that share a corner alone
 CHUNK = 1 << 18
+FILLING_BYTES, GAUSSIAN_BYTES, POINT_BYTES = 24, 500, 200  # of main memory, measured and rounded up
 
 
 @dataclass(eq=False)
@@ -151,13 +154,13 @@ def splat_field(
     field = SplatField(splats, torch.zeros(n, n, n, dtype=torch.bool), floor, level, bound)
     if not fill:
         return field
-    axis = regular_grid(resolution, 2 * bound)[:n, 2]
+    axis = grid_axis(resolution, 2 * bound)
     slabs, solid = max(1, CHUNK // n**2), []
+    ask, close = part_of(tick, 0, 2), part_of(tick, 1, 2)
     for start in range(0, n, slabs):
-        tick(start, n)
+        ask(start, n)
         solid.append(field.geometry(torch.cartesian_prod(axis[start : start + slabs], axis, axis)) >= level)
-    filled = torch.from_numpy(enclosed(torch.cat(solid).reshape(n, n, n).numpy(), CLOSING))
-    tick(n, n)
+    filled = torch.from_numpy(enclosed(torch.cat(solid).reshape(n, n, n).numpy(), CLOSING, close))
     made = SplatField(splats, filled, floor, level, bound)
     vars(made)["_sum"] = field._sum
     return made
@@ -188,36 +191,51 @@ def splats_to_mesh(
     return mesh if faces is None else simplify(mesh, faces)
 
 
-def enclosed(solid: np.ndarray, closing: int) -> np.ndarray:
+def estimate_memory(resolution: int, fill: bool, gaussians: int, assets: int = 1) -> int:
+    """Bytes of main memory that `splat_field` takes at its peak for so many assets one after another, their fields included."""
+    corners = (resolution + 1 + 2 * (CLOSING + 1)) ** 3
+    return (assets + FILLING_BYTES * fill) * corners + GAUSSIAN_BYTES * gaussians + POINT_BYTES * CHUNK
+
+
+def enclosed(solid: np.ndarray, closing: int, tick: Tick = no_tick) -> np.ndarray:
     """Which grid corners lie inside: not reachable from the border through what is not `solid`, even where its walls have small holes.
 
     Args:
         solid: (X, Y, Z) bool.
         closing: what only something thinner than this many cells in radius could reach counts as inside as well.
+        tick: called after each of 2 x closing + 3 parts.
 
     Returns:
         (X, Y, Z) bool: enclosed space with those solid corners beside it that do not touch the outside.
     """
     from scipy import ndimage
 
-    if not solid.any():
-        return np.zeros_like(solid)
-    margin = closing + 1
+    margin, parts = closing + 1, 2 * closing + 3
     walls = np.pad(solid, margin)
-    clearance = ndimage.distance_transform_edt(~walls)
     inside = np.zeros_like(walls)
     for radius in range(closing + 1):
         # Where a ball of this radius has room; what it cannot reach from the border is hidden, up to the walls around it.
-        room = clearance > radius
-        labels, _ = ndimage.label(room)
-        hidden = room & (labels != labels[0, 0, 0])
-        if hidden.any():
-            inside |= ~walls & (ndimage.distance_transform_edt(~hidden) <= radius)
-    everywhere = np.ones((3, 3, 3), dtype=bool)
-    outside = ~walls & ~inside
-    inside |= walls & ndimage.binary_dilation(inside, everywhere) & ~ndimage.binary_dilation(outside, everywhere)
+        labels, _ = ndimage.label(~_grown(walls, radius**2))
+        hidden = (labels != 0) & (labels != labels[0, 0, 0])
+        tick(2 * radius + 1, parts)
+        inside |= ~walls & _grown(hidden, radius**2)
+        tick(2 * radius + 2, parts)
+    touched = _grown(~walls & ~inside, CORNER)
+    inside |= walls & _grown(inside, CORNER) & ~touched
+    tick(parts, parts)
     within = slice(margin, -margin)
     return inside[within, within, within]
+
+
+def _grown(cells: np.ndarray, squared: int) -> np.ndarray:
+    """Those cells, and all at most the root of `squared` cells away from one of them."""
+    reach = math.isqrt(squared)
+    offsets = np.indices((2 * reach + 1,) * 3).reshape(3, -1).T - reach
+    grown = cells.copy()
+    for offset in offsets[(offsets**2).sum(1) <= squared]:
+        to, of = (tuple(slice(max(0, d), n + min(0, d)) for d, n in zip(way, cells.shape, strict=True)) for way in (offset, -offset))
+        grown[to] |= cells[of]
+    return grown
 
 
 def _gaussians(splats: Splats, floor: float) -> Gaussians:

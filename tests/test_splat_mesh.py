@@ -1,5 +1,6 @@
 """Splats as a field and as a mesh: where the surface lies, its colours, hollow insides, files, and what cannot be meshed."""
 
+import numpy as np
 import pytest
 import torch
 from handed import HALF, LetterField, signed_volume
@@ -8,7 +9,8 @@ from lathe.pipelines.data.field import Field
 from lathe.pipelines.data.splats import Splats
 from lathe.pipelines.meshing import clean, field_to_mesh
 from lathe.pipelines.ops.mesh_tools import face_components
-from lathe.pipelines.splat_mesh import DENSITY, enclosed, splat_field, splats_to_mesh
+from lathe.pipelines.splat_mesh import DENSITY, enclosed, estimate_memory, splat_field, splats_to_mesh
+from scipy import ndimage
 from test_handedness import assert_mesh_reads_right
 
 RADIUS = 0.7
@@ -186,3 +188,34 @@ def test_enclosed_space():
     assert not enclosed(solid, 0).any()
     assert enclosed(solid, 2)[7:13, 7:13, 7:13].all()
     assert not enclosed(solid, 2)[9:11, 9:11, 0].any()
+
+
+@pytest.mark.parametrize("closing", [0, 1, 2, 3])
+def test_enclosed_space_is_what_distances_say(closing):
+    random = np.random.default_rng(0)
+    for share in (0.01, 0.1, 0.3, 0.6):
+        solid = random.random((14, 17, 15)).repeat(2, axis=0) < share
+        walls, expected = np.pad(solid, closing + 1), False
+        clearance = ndimage.distance_transform_edt(~walls)
+        for radius in range(closing + 1):
+            labels, _ = ndimage.label(clearance > radius)
+            hidden = (labels != labels[0, 0, 0]) & (clearance > radius)
+            expected = expected | ~walls & hidden.any() & (ndimage.distance_transform_edt(~hidden) <= radius)
+        cube, outside = np.ones((3, 3, 3)), ~walls & ~expected
+        expected = expected | walls & ndimage.binary_dilation(expected, cube) & ~ndimage.binary_dilation(outside, cube)
+        within = slice(closing + 1, -closing - 1)
+        assert np.array_equal(enclosed(solid, closing), expected[within, within, within])
+
+
+def test_each_part_of_the_enclosing_is_ticked():
+    ticks = []
+    enclosed(np.ones((5, 5, 5), dtype=bool), 2, lambda *step: ticks.append(step))
+    assert ticks == [(part, 7) for part in range(1, 8)]
+
+
+def test_memory_of_a_field_is_known_before_it_is_made():
+    gib = 2.0**30
+    assert 2.5 < estimate_memory(512, True, 20_000) / gib < 4  # 2.6 measured
+    assert 0.42 < estimate_memory(256, True, 20_000) / gib < 0.6  # 0.43 measured
+    assert estimate_memory(512, False, 20_000) / gib < 0.3 < estimate_memory(16, False, 1_000_000) / gib
+    assert estimate_memory(512, True, 20_000, assets=9) - estimate_memory(512, True, 20_000) > gib

@@ -34,9 +34,14 @@ def regular_grid(resolution: int, size: float = 1.0) -> Tensor:
 
     Corners are rounded to five decimals before they are centred and scaled, as the published grids are.
     """
-    axis = torch.arange(resolution + 1, dtype=torch.float64) / resolution
-    axis = ((axis * 1e5).round() / 1e5).to(torch.float32) - 0.5
+    axis = grid_axis(resolution)
     return torch.cartesian_prod(axis, axis, axis) * size
+
+
+def grid_axis(resolution: int, size: float = 1.0) -> Tensor:
+    """Where the corners of `regular_grid` lie along each axis, (resolution + 1,)."""
+    axis = torch.arange(resolution + 1, dtype=torch.float64) / resolution
+    return (((axis * 1e5).round() / 1e5).to(torch.float32) - 0.5) * size
 
 
 def grid_cubes(resolution: int) -> Tensor:

@@ -203,7 +203,7 @@ def test_a_file_with_one_network(tmp_path):
 def test_memory_is_estimated_before_anything_starts(own_file, monkeypatch):
     model, _ = load(own_file)
     images, masks = pictures()
-    monkeypatch.setattr(host, "memory_left", lambda: 1 << 20)
+    monkeypatch.setattr(host, "memory_left", lambda *where: 1 << 20)
     monkeypatch.setattr(model.nets["proposal"], "use", lambda need: pytest.fail("moved"))
     with pytest.raises(ValueError, match=r"proposal network with 3 views of 112 pixels and 64 tokens takes about .* Give fewer views"):
         propose(model, images, masks)

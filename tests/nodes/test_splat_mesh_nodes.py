@@ -100,8 +100,34 @@ def test_what_does_not_belong_together_is_refused():
 
 
 def test_4k_frames_are_refused_before_they_are_fitted_where_memory_is_short(monkeypatch):
-    monkeypatch.setattr(host, "memory_left", lambda: 2**30)
+    monkeypatch.setattr(host, "memory_left", lambda *where: 2**30)
     frames = torch.zeros(1).expand(4, 4096, 4096, 3)
     says = r"mesh to 4 views of 4096 x 4096 pixels takes about \d+\.\d GiB; 1\.0 GiB are free. Set `image_size` to 2048"
     with pytest.raises(ValueError, match=says):
         LatheFitMesh.execute(meshes(ball()), frames, CAMERAS, **{**WIDGETS, "image_size": 0})
+
+
+def test_main_memory_for_a_fine_field_is_asked_for_before_it_is_made(monkeypatch):
+    asked = []
+    monkeypatch.setattr(host, "memory_left", lambda where=None: asked.append(where) or 2**30)
+    splat = splat_sockets.to_core_splat([ball()])
+    says = r"field of 512 cells along the edge takes about \d\.\d GiB; 1\.0 GiB are free. Set `resolution` to 256 or less, or turn `fill_"
+    with pytest.raises(ValueError, match=says):
+        LatheSplatToField.execute(splat, 512, 40.0, True)
+    LatheSplatToField.execute(splat, 512, 40.0, False)
+    LatheSplatToField.execute(splat, 32, 40.0, True)
+    assert asked == [torch.device("cpu")] * 3
+
+
+def test_cancel_ends_the_filling_of_a_field(monkeypatch):
+    ticks = []
+
+    def tick(step, total, preview=None):
+        ticks.append(step / total)
+        if step / total > 0.6:  # the second half is the filling
+            raise mm.InterruptProcessingException
+
+    monkeypatch.setattr(host, "tick_for", lambda node: tick)
+    with pytest.raises(mm.InterruptProcessingException):
+        LatheSplatToField.execute(splat_sockets.to_core_splat([ball()]), 32, 40.0, True)
+    assert 0.5 < ticks[-2] < 0.6

@@ -111,7 +111,7 @@ def test_bad_input_is_said_in_words(monkeypatch):
     spoiled[1, 2, 3] = float("nan")
     with pytest.raises(ValueError, match="Image 1 holds pixels that are NaN"):
         fit(spoiled, masks)
-    monkeypatch.setattr(host, "memory_left", lambda: 2**30)
+    monkeypatch.setattr(host, "memory_left", lambda *where: 2**30)
     frames = torch.zeros(1).expand(4, 4096, 4096, 3)
     with pytest.raises(ValueError, match=r"4096 x 4096 pixels takes about \d+\.\d GiB; 1\.0 GiB are free. Set `resolution` to 2048"):
         LatheFitSplats.execute(images=frames, cameras=CAMERAS, **{**WIDGETS, "resolution": 0})
