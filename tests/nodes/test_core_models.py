@@ -4,8 +4,12 @@ from types import SimpleNamespace
 
 import comfy.model_sampling as sampling
 import pytest
+import small_core
 import torch
 from lathe.nodes import core_models
+from lathe.pipelines.cameras import orbit_cameras
+
+core = small_core.module("core")
 
 
 def test_levels_of_a_table_are_its_entries():
@@ -104,3 +108,27 @@ def test_pictures_fill_the_cells_of_the_vae():
     assert core_models._whole_cells(torch.rand(2, 3, 68, 100), 8).shape == (2, 3, 72, 104)
     exact = torch.rand(2, 3, 64, 96)
     assert torch.equal(core_models._whole_cells(exact, 8), exact)
+
+
+def test_sdxl_with_a_lora_is_asked_with_its_pooled_words_and_sizes(monkeypatch):
+    """Each part of SDXL's conditioning, and a patch on the weights, changes the views; how many views go together does not."""
+    plain, vae = core.small_model("sdxl"), core.small_vae()
+    positive, negative = core.small_conditioning("sdxl")
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    masks = torch.ones(3, 1, 32, 32)
+
+    def views(model=plain, **words) -> torch.Tensor:
+        asked = [[positive[0][0], positive[0][1] | words]]
+        redenoise = core_models.CoreRenoise(model, asked, negative, vae, cfg=5.0, steps=3)
+        return redenoise(images, masks, orbit_cameras(3), 0.5, 1, lambda *_: None)
+
+    first = views()
+    assert first.shape == images.shape and bool(torch.isfinite(first).all()) and torch.equal(first, views())
+    lora = plain.clone()
+    weight = plain.model.diffusion_model.out[2].weight
+    lora.add_patches({"diffusion_model.out.2.weight": ("diff", (torch.full(weight.shape, 0.1),))}, 1.0)
+    for other in (views(pooled_output=-positive[0][1]["pooled_output"]), views(width=64, height=2048), views(lora)):
+        assert float((other - first).abs().max()) > 1e-3
+    assert torch.equal(first, views()), "the model is as it was"
+    monkeypatch.setattr(core_models, "views_at_once", lambda model, shape: 1)
+    torch.testing.assert_close(views(), first, atol=1e-4, rtol=0)

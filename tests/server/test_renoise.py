@@ -9,7 +9,7 @@ from shared_server import Graph
 
 SETTINGS = {"rounds": 1, "level": 0.4, "steps": 3, "fit_iterations": 6, "cfg": 2.0, "seed": 1, "preset": "fast", "new_masks": "render"}
 PICTURE = {"mask_is": "object", "cut_out": "plain background", "foreground_ratio": 0.85, "size": 64, "background": "#ffffff"}
-FAMILIES = ["sd15", "flow", "sv3d_p", "svd"]
+FAMILIES = {"sd15": 0.0, "flow": 0.0, "sdxl": 1.0, "sv3d_p": 0.0, "svd": 0.0}  # and the strength of a LoRA's patch
 
 
 def orbit(g: Graph, views: int = 6) -> list:
@@ -50,7 +50,7 @@ def prints(run: Run, id: str) -> str:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_core_models_refine(comfy: Server, family: str):
     g = Graph()
-    out = refined(g, core(g, family))
+    out = refined(g, core(g, family, strength=FAMILIES[family]))
     ids = watched(g, *out[:5])
     run = comfy.run(g.prompt)
     splat, images, masks, preview, curve = shapes(run, ids)
@@ -103,10 +103,11 @@ def test_the_model_samples_as_before(comfy: Server, strength: float):
     assert prints(comfy.run(after.prompt), id) == first
 
 
-def test_the_same_seed_the_same_views_and_a_patched_model_others(comfy: Server):
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_the_same_seed_the_same_views_and_a_patched_model_others(comfy: Server, family: str):
     def views(strength: float, salt: str, **changes) -> str:
         g = Graph()
-        id = g.add("LatheTestFingerprint", value=refined(g, core(g, "sd15", strength=strength), **changes)[1], salt=salt)[0][0]
+        id = g.add("LatheTestFingerprint", value=refined(g, core(g, family, strength=strength), **changes)[1], salt=salt)[0][0]
         return prints(comfy.run(g.prompt), id)
 
     plain = views(0.0, "a")

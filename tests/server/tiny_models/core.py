@@ -12,6 +12,7 @@ from comfy_api.latest import io
 WIDTH, TOKEN = 32, 64  # channels of the first level, width of a token
 FLOW, V = comfy.model_base.ModelType.FLOW, comfy.model_base.ModelType.V_PREDICTION
 FILMS = ("sv3d_p", "svd")
+POOLED = 96  # numbers of SDXL's second text encoder, in its tokens and pooled
 
 # Core's class of the family, what its U-Net has beyond the smallest, and the kind of prediction where it is not the class's own.
 FAMILIES = {
@@ -19,7 +20,7 @@ FAMILIES = {
     "v": ("SD15", {}, V),
     "flow": ("SD15", {}, FLOW),
     "zero123": ("Stable_Zero123", {"in_channels": 8, "context_dim": 768}, None),
-    "sdxl": ("SDXL", {"context_dim": TOKEN + 96, "adm_in_channels": 96 + 6 * 256, "num_classes": "sequential"}, None),
+    "sdxl": ("SDXL", {"context_dim": TOKEN + POOLED, "adm_in_channels": POOLED + 6 * 256, "num_classes": "sequential"}, None),
     "sv3d_p": ("SV3D_p", {"in_channels": 8, "adm_in_channels": 256 + 2 * 512}, None),
     "svd": ("SVD_img2vid", {"in_channels": 8, "adm_in_channels": 3 * 256}, None),
 }
@@ -81,6 +82,21 @@ def small_vae():
     return comfy.sd.VAE(sd=weights, config={"params": parts}, dtype=torch.float32)
 
 
+def small_conditioning(family, frames=6):
+    """Positive and negative CONDITIONING of this family."""
+    generator = torch.Generator().manual_seed(4)
+    if family in FILMS:
+        tokens, picture = torch.randn(1, 1, TOKEN, generator=generator), torch.randn(1, 4, 8, 8, generator=generator)
+        orbit = {"elevation": [10.0] * frames, "azimuth": [360.0 * i / frames for i in range(frames)]} if family == "sv3d_p" else {}
+        positive, negative = ({"concat_latent_image": part, **orbit} for part in (picture, torch.zeros_like(picture)))
+    elif family == "sdxl":
+        tokens, pooled = (torch.randn(*shape, generator=generator) for shape in ((1, 7, TOKEN + POOLED), (1, POOLED)))
+        positive, negative = ({"pooled_output": part} for part in (pooled, torch.zeros_like(pooled)))
+    else:
+        tokens, positive, negative = torch.randn(1, 7, TOKEN, generator=generator), {}, {}
+    return [[tokens, positive]], [[torch.zeros_like(tokens), negative]]
+
+
 class CoreModel(io.ComfyNode):
     """MODEL and VAE; `strength` of a patch on the weights, as a LoRA makes it."""
 
@@ -118,14 +134,7 @@ class CoreConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, family, frames):
-        generator = torch.Generator().manual_seed(4)
-        film = family in FILMS
-        tokens = torch.randn(1, 1 if film else 7, TOKEN, generator=generator)
-        picture = torch.randn(1, 4, 8, 8, generator=generator)
-        orbit = {"elevation": [10.0] * frames, "azimuth": [360.0 * i / frames for i in range(frames)]} if family == "sv3d_p" else {}
-        positive = [[tokens, {"concat_latent_image": picture, **orbit} if film else {}]]
-        negative = [[torch.zeros_like(tokens), {"concat_latent_image": torch.zeros_like(picture), **orbit} if film else {}]]
-        return io.NodeOutput(positive, negative)
+        return io.NodeOutput(*small_conditioning(family, frames))
 
 
 class Shapes(io.ComfyNode):
