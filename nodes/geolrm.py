@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
     from ..pipelines.data.progress import Tick
     from ..pipelines.data.splats import Splats
     from ..pipelines.geolrm import NetworkForm
+    from ..pipelines.geolrm_form import Verdict
 
 CATEGORY = "3d/Lathe/Reconstruct"
 FORMS = ["auto", "tokens", "tokens, scale 1", "heads"]
 PARTS = {"proposal": "propose_as", "reconstruction": "reconstruct_as"}
 MEMORY_FILE = "geolrm_forms.json"
 LEAST_CHUNK, MOST_CHUNK = 1 << 26, 1 << 30  # bytes the cross-attention works in
+RUN_REMEDY = "Give fewer views (Select Views), or lower the token budget."
+LOOK_REMEDY = "If the result is poor, choose another form yourself in Load GeoLRM."
 IMPLAUSIBLE_SHARE = 0.4  # of all cells; the visible part of an object is a few hundredths
 
 _log = logging.getLogger(__name__)
@@ -51,11 +55,11 @@ class LoadedGeoLRM:
             if net is not None:
                 self.nets[part] = host.LoadedNet(lambda net=net: net)  # type: ignore[misc]
 
-    def run(self, part: str, work: Any, n_views: int, tokens: int) -> Any:
+    def run(self, part: str, work: Any, n_views: int, tokens: int, remedy: str = RUN_REMEDY) -> Any:
         """`work(device=, dtype=, attention=, free_memory=)` with the network of `part` on its device.
 
         Raises:
-            ValueError: not enough memory; told before anything is moved.
+            NotEnoughMemory: told before anything is moved.
         """
         from ..pipelines.geolrm import memory_required
         from ..pipelines.nets.attention import torch_attention
@@ -66,7 +70,7 @@ class LoadedGeoLRM:
         host.make_room(
             need + weights,
             f"GeoLRM's {part} network with {n_views} views of {self.model.view_size} pixels and {tokens} tokens",
-            "Give fewer views (Select Views), or lower the token budget.",
+            remedy,
         )
         with net.use(need):
             chunk = min(MOST_CHUNK, max(LEAST_CHUNK, host.memory_left() // 4))
@@ -96,21 +100,24 @@ class LoadedGeoLRM:
             verdict = known.get(part)
             if verdict is None:
                 verdict = self._look(part, tick)
-                memory.keep(digest, {part: verdict})
+                memory.keep(digest, {part: verdict})  # those that hold in every precision
             self._take(part, verdict.chosen)
             lines.append(verdict.why if part not in known else f"{verdict.why}, as found before")
             _log.log(logging.INFO if verdict.decided else logging.WARNING, "GeoLRM, %s", lines[-1])
         return lines
 
-    def _forced(self, part: str, asked: str, told: bool, verdict: Any) -> str:
-        from ..pipelines import geolrm_form
+    def _forced(self, part: str, asked: str, told: bool, verdict: Verdict | None) -> str:
+        from ..pipelines.geolrm_form import describe_form
 
-        forced = form_of(asked)
-        expected: NetworkForm | None = getattr(self.model, PARTS[part]) if told else verdict and verdict.chosen
+        forced, said = form_of(asked), getattr(self.model, PARTS[part])
         self._take(part, forced)
-        line = f"{part}: {geolrm_form.describe_form(forced)}, as asked"
-        if expected is not None and geolrm_form.describe_form(expected) != geolrm_form.describe_form(forced):
-            line += f"; these weights expect {geolrm_form.describe_form(expected)}, so the result will be wrong"
+        line = f"{part}: {describe_form(forced)}, as asked"
+        if told and describe_form(said) != describe_form(forced):
+            line += f"; the file says {describe_form(said)}"
+            line += ", so the result may be worse" if said.form != forced.form else ""
+            _log.log(logging.INFO if said.form == forced.form else logging.WARNING, "GeoLRM, %s", line)
+        elif verdict is not None and verdict.against(part, forced):
+            line += f"; these weights expect {describe_form(verdict.chosen)}, so the result will be worse"
             _log.warning("GeoLRM, %s", line)
         return line
 
@@ -120,12 +127,21 @@ class LoadedGeoLRM:
         else:
             self.model = replace(self.model, reconstruct_as=run_as)
 
-    def _look(self, part: str, tick: Tick) -> Any:
-        from ..pipelines import geolrm_form
+    def _look(self, part: str, tick: Tick) -> Verdict:
+        from ..pipelines import geolrm_form as forms
 
-        choose = geolrm_form.choose_proposal if part == "proposal" else geolrm_form.choose_reconstruction
-        tokens = len(self.model.proposal.points()) if part == "proposal" and self.model.proposal is not None else geolrm_form.TOKENS
-        return self.run(part, lambda **how: choose(self.model, tick=tick, **how), geolrm_form.VIEWS, tokens)
+        def run(own: str, work: Any) -> Any:
+            net = self.model.proposal
+            tokens = len(net.points()) if own == "proposal" and net is not None else forms.TOKENS
+            return self.run(own, lambda **how: work(self.model, tick=tick, **how), forms.VIEWS, tokens, LOOK_REMEDY)
+
+        try:
+            if part == "proposal":
+                return run("proposal", forms.choose_proposal)
+            cells = run("proposal", forms.own_cells) if self.model.proposal is not None else None
+            return run("reconstruction", partial(forms.choose_reconstruction, cells=cells))
+        except host.NotEnoughMemory as error:
+            return forms.not_looked_at(part, str(error))
 
     def propose(self, images: Tensor, masks: Tensor | None, cameras: Cameras, tick: Tick) -> Tensor:
         """The stage on ComfyUI's device: (B, Z, Y, X) probabilities."""

@@ -3,6 +3,9 @@
 The published code computes two different things under one set of parameter names (`nets.geo_transformer`), and nothing in a file says for
 which of them it was trained. So each network is run in every form on views of an object whose outlines are known: the proposal network's
 cells should lie within the outlines, fill them, and hang together; the reconstruction network's splats should look like the views.
+
+A form is named only where it does clearly better than the other. Small networks can come to make little use of self-attention, and then
+their form matters to nobody and cannot be told.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from .data.cameras import Cameras
 from .data.progress import Tick, no_tick, part_of
 from .files import write_files
 from .geolrm import GeoLRM, NetworkForm, NotFinite, propose, reconstruct
-from .geolrm_views import grid_extents
+from .geolrm_views import grid_extents, on_grid
 from .nets.attention import Attention, torch_attention
 from .ops.visual_hull import cell_centres, hull_volume, sample_views
 from .rendering import render_splats
@@ -34,12 +37,13 @@ TILE, COLUMNS, VIEWS = 448, 4, 8
 CANDIDATES = (NetworkForm("tokens", 0.5), NetworkForm("tokens", 1.0), NetworkForm("heads", 0.5))
 OCCUPIED = 0.5
 LIKELY_SHARE = 1e-4  # of the cells; a proposal of less is nothing
-TOKENS = 2048
+TOKENS = 4096  # the published network was trained with so many; what the heads form computes depends on their number
 LEAST_RENDER = 40  # pixels
-CLEAR_SCORE, CLEAR_DECIBELS = 0.02, 0.25  # a later candidate must be better than an earlier one by this
 DECIDED_SCORE, DECIDED_DECIBELS = 0.3, 2.0  # what the best must reach to count: over 0, and over a picture of the background
+LEADS = {"proposal": 0.2, "reconstruction": 1.0}  # score and decibels by which a candidate must beat another to count as clearly better
+LEAD_ON_HULL = 2.0  # decibels: there wrong forms were seen 1 dB ahead, for no network was trained on cells of the hull
 OVERFLOWN = "numbers that are not finite"
-MEMORY_VERSION = 1
+MEMORY_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,27 @@ class Verdict:
 
     Attributes:
         chosen: the form to run it in.
-        decided: whether some form made sense of the views; otherwise `chosen` is the paper's.
+        decided: whether one form made sense of the views, and clearly more than the other; otherwise `chosen` is the paper's.
         why: for people.
+        scores: of the candidates, in their order; -inf where numbers overflowed. Empty where none was run.
     """
 
     chosen: NetworkForm
     decided: bool
     why: str
+    scores: tuple[float, ...] = ()
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it holds in every precision: all candidates were run, and none overflowed."""
+        return len(self.scores) == len(CANDIDATES) and all(math.isfinite(score) for score in self.scores)
+
+    def against(self, part: str, form: NetworkForm) -> bool:
+        """Whether it is decided and a candidate scored clearly worse than the chosen one. `part` is proposal or reconstruction."""
+        if not self.decided or describe_form(form) == describe_form(self.chosen):
+            return False
+        scores = dict(zip(map(describe_form, CANDIDATES), self.scores, strict=True))
+        return scores[describe_form(self.chosen)] - scores[describe_form(form)] >= LEADS[part]
 
 
 @dataclass(frozen=True)
@@ -86,7 +104,6 @@ def calibration_views() -> Calibration:
 def choose_proposal(
     model: GeoLRM,
     *,
-    candidates: Sequence[NetworkForm] = CANDIDATES,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     attention: Attention = torch_attention,
@@ -96,65 +113,92 @@ def choose_proposal(
     """The form in which the proposal network gives the most compact, connected occupancy of the calibration object."""
     views = calibration_views()
     scores, words = [], []
-    for index, candidate in enumerate(candidates):
+    for index, candidate in enumerate(CANDIDATES):
         try:
             grid = propose(
                 replace(model, propose_as=candidate), views.images, views.masks, views.cameras, device=device, dtype=dtype,
-                attention=attention, free_memory=free_memory, tick=part_of(tick, index, len(candidates)),
+                attention=attention, free_memory=free_memory, tick=part_of(tick, index, len(CANDIDATES)),
             )[0]  # fmt: skip
         except NotFinite:
-            scores.append(0.0)
-            words.append(f"{describe_form(candidate)}: {OVERFLOWN}")
+            scores.append(-math.inf)
+            words.append(OVERFLOWN)
             continue
         found = occupancy_score(grid, grid_extents(len(grid), views.cameras, 1)[0], views.masks, views.cameras)
         scores.append(found.score)
-        words.append(f"{describe_form(candidate)}: {found}")
-    best = _first_clearly_best(scores, CLEAR_SCORE)
-    decided = scores[best] >= DECIDED_SCORE
-    return _verdict("proposal", candidates, best, decided, words, "no form gives an occupancy that fits the views' outlines")
+        words.append(str(found))
+    return _verdict("proposal", scores, words, DECIDED_SCORE, LEADS["proposal"], "no form gives an occupancy that fits the views' outlines")
+
+
+def own_cells(
+    model: GeoLRM,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    attention: Attention = torch_attention,
+    free_memory: int = 1 << 31,
+    tick: Tick = no_tick,
+) -> Tensor | None:
+    """The cells (Z, Y, X) that the model's proposal network, as it is run, finds in the calibration views; None where senseless."""
+    views = calibration_views()
+    try:
+        cells = propose(
+            model, views.images, views.masks, views.cameras, device=device, dtype=dtype, attention=attention, free_memory=free_memory,
+            tick=tick,
+        )[0]  # fmt: skip
+    except NotFinite:
+        return None
+    found = occupancy_score(cells, grid_extents(len(cells), views.cameras, 1)[0], views.masks, views.cameras)
+    return cells if found.score >= DECIDED_SCORE else None
 
 
 def choose_reconstruction(
     model: GeoLRM,
+    cells: Tensor | None = None,
     *,
-    candidates: Sequence[NetworkForm] = CANDIDATES,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     attention: Attention = torch_attention,
     free_memory: int = 1 << 31,
     tick: Tick = no_tick,
 ) -> Verdict:
-    """The form in which the reconstruction network's splats look most like the calibration views, from tokens on their visual hull.
+    """The form in which the reconstruction network's splats look most like the calibration views, in colour and in outline.
 
-    Pictures are drawn at about a pixel a cell: in finer ones the gaps between Gaussians count for more than where these are. Where the
-    forms hardly differ the paper's is taken.
+    Pictures are drawn at about a pixel a cell: in finer ones the gaps between Gaussians count for more than where these are.
+
+    Args:
+        cells: where the tokens stand, from `own_cells`: such cells the network was trained on. Without, on the views' visual hull.
     """
     if model.reconstruction is None:
         raise ValueError(f"{model.name} holds no reconstruction network.")
     views = calibration_views()
     grid = model.reconstruction.config.grid
-    shell, size = hull_shell(views, grid, grid_extents(grid, views.cameras, 1)[0]), max(grid, LEAST_RENDER)
+    extent, size = grid_extents(grid, views.cameras, 1)[0], max(grid, LEAST_RENDER)
+    occupancy = hull_shell(views, grid, extent)[None] if cells is None else on_grid(cells[None], [extent], grid, [extent])
     background = torch.tensor(model.background)[:, None, None]
-    truth = F.interpolate(views.images + background * (1 - views.masks), (size, size), mode="area")
-    nothing = _psnr(background.expand_as(truth), truth)
+    truth = F.interpolate(torch.cat([views.images + background * (1 - views.masks), views.masks], 1), (size, size), mode="area")
+    nothing = _psnr(torch.cat([background.expand(VIEWS, 3, size, size), torch.zeros(VIEWS, 1, size, size)], 1), truth)
     scores, words = [], []
-    for index, candidate in enumerate(candidates):
+    for index, candidate in enumerate(CANDIDATES):
         try:
             (splats,) = reconstruct(
-                replace(model, reconstruct_as=candidate), shell[None], views.images, views.masks, views.cameras, tokens=TOKENS,
-                device=device, dtype=dtype, attention=attention, free_memory=free_memory, tick=part_of(tick, index, len(candidates)),
+                replace(model, reconstruct_as=candidate), occupancy, views.images, views.masks, views.cameras, tokens=TOKENS,
+                device=device, dtype=dtype, attention=attention, free_memory=free_memory, tick=part_of(tick, index, len(CANDIDATES)),
             )  # fmt: skip
         except NotFinite:
             scores.append(-math.inf)
-            words.append(f"{describe_form(candidate)}: {OVERFLOWN}")
+            words.append(OVERFLOWN)
             continue
         made = render_splats(splats, views.cameras, size, size, background=model.background)
-        scores.append(_psnr(made.images, truth))
-        words.append(f"{describe_form(candidate)}: {scores[-1]:.2f} dB")
-    best = _first_clearly_best(scores, CLEAR_DECIBELS)
-    decided = scores[best] >= nothing + DECIDED_DECIBELS
-    words.append(f"an empty picture: {nothing:.2f} dB")
-    return _verdict("reconstruction", candidates, best, decided, words, "no form gives splats that look like the views")
+        scores.append(_psnr(torch.cat([made.images, made.masks], 1), truth))
+        words.append(f"{scores[-1]:.2f} dB")
+    words[-1] += f"; an empty picture: {nothing:.2f} dB"
+    least, clear = nothing + DECIDED_DECIBELS, LEAD_ON_HULL if cells is None else LEADS["reconstruction"]
+    return _verdict("reconstruction", scores, words, least, clear, "no form gives splats that look like the views")
+
+
+def not_looked_at(part: str, why: str) -> Verdict:
+    """The verdict on a network that could not be run at all."""
+    return Verdict(CANDIDATES[0], False, f"{part}: {describe_form(CANDIDATES[0])}, the paper's, for the forms could not be tried: {why}")
 
 
 @dataclass(frozen=True)
@@ -256,15 +300,16 @@ class FormMemory:
         verdicts = {}
         for part, value in found.items() if isinstance(found, dict) else ():
             try:
-                verdicts[part] = Verdict(NetworkForm(**value["chosen"]), bool(value["decided"]), str(value["why"]))
-            except (KeyError, TypeError):
+                scores = tuple(float(score) for score in value["scores"])
+                verdicts[part] = Verdict(NetworkForm(**value["chosen"]), bool(value["decided"]), str(value["why"]), scores)
+            except (KeyError, TypeError, ValueError):
                 continue
-        return {part: verdict for part, verdict in verdicts.items() if verdict.chosen in CANDIDATES}
+        return {part: verdict for part, verdict in verdicts.items() if verdict.chosen in CANDIDATES and verdict.lasting}
 
     def keep(self, digest: str, verdicts: dict[str, Verdict]) -> None:
-        """Remembers the verdicts that were decided."""
+        """Remembers the verdicts that last."""
         files = self._read()
-        files[digest] = {**files.get(digest, {}), **{part: asdict(verdict) for part, verdict in verdicts.items() if verdict.decided}}
+        files[digest] = {**files.get(digest, {}), **{part: asdict(verdict) for part, verdict in verdicts.items() if verdict.lasting}}
         content = json.dumps({"version": MEMORY_VERSION, "files": files}, indent=1).encode()
         try:
             write_files(self.path.parent, {self.path.name: content})
@@ -280,16 +325,22 @@ class FormMemory:
             return {}
 
 
-def _verdict(part: str, candidates: Sequence[NetworkForm], best: int, decided: bool, words: list[str], failed: str) -> Verdict:
-    found = "; ".join(words)
-    if not decided:
-        return Verdict(CANDIDATES[0], False, f"{part}: {describe_form(CANDIDATES[0])}, the paper's, for {failed} ({found})")
-    return Verdict(candidates[best], True, f"{part}: {describe_form(candidates[best])} ({found})")
+def _verdict(part: str, scores: Sequence[float], words: Sequence[str], least: float, clear: float, failed: str) -> Verdict:
+    """From the candidates' scores and words for them. The best must reach `least`, and lead by `clear`."""
+    found = "; ".join(f"{describe_form(form)}: {word}" for form, word in zip(CANDIDATES, words, strict=True))
+    half, one, heads = scores
+    tokens, lead = CANDIDATES[1 if one >= half + clear else 0], max(half, one) - heads
 
+    def says(form: NetworkForm, decided: bool, reason: str = "") -> Verdict:
+        return Verdict(form, decided, f"{part}: {describe_form(form)}{reason} ({found})", tuple(scores))
 
-def _first_clearly_best(scores: Sequence[float], margin: float) -> int:
-    """The first score that no other exceeds by more than a margin."""
-    return next(i for i, score in enumerate(scores) if score >= max(scores) - margin)
+    if max(scores) < least:
+        return says(CANDIDATES[0], False, f", the paper's, for {failed}")
+    if abs(lead) < clear:
+        little = f"{abs(lead):.2f}{' dB' if part == 'reconstruction' else ''}"
+        reason = f", the paper's, for tokens and heads differ by only {little}, which does not tell what the weights expect"
+        return says(tokens, False, f"{reason}; to try the other, choose heads as {part} form in Load GeoLRM")
+    return says(tokens if lead > 0 else CANDIDATES[2], True)
 
 
 def _psnr(picture: Tensor, truth: Tensor) -> float:

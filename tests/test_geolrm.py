@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from dataclasses import replace
 
 import pytest
@@ -343,16 +344,47 @@ def test_the_form_that_gives_the_object_is_chosen_for_each_network(monkeypatch, 
     assert verdict.chosen == right and verdict.decided and "dB" in verdict.why
 
 
+@pytest.mark.parametrize(
+    ("scores", "chosen", "decided"),
+    [
+        ((20.0, 20.4, 18.9), 0, True),  # a scale that is better by less than 1 dB is no better
+        ((18.0, 20.0, 15.0), 1, True),
+        ((18.0, 18.2, 19.3), 2, True),
+        ((18.0, 18.2, 19.1), 0, False),  # and so is a form
+        ((19.0, 18.2, 18.1), 0, False),
+        ((10.0, 10.0, 11.9), 0, False),  # an empty picture has 10 dB
+        ((-math.inf, -math.inf, 13.0), 2, True),
+        ((-math.inf,) * 3, 0, False),
+    ],
+)
+def test_a_form_is_decided_where_it_leads_clearly(scores, chosen, decided):
+    verdict = geolrm_form._verdict("reconstruction", scores, [f"{s} dB" for s in scores], 12.0, 1.0, "no form works")
+    assert (verdict.chosen, verdict.decided) == (geolrm_form.CANDIDATES[chosen], decided) and verdict.scores == scores
+    assert verdict.lasting == all(map(math.isfinite, scores))
+
+
+def test_only_what_scored_clearly_worse_speaks_against_a_form():
+    half, one, heads = geolrm_form.CANDIDATES
+    verdict = geolrm_form.Verdict(half, True, "why", (20.0, 20.2, 18.0))
+    assert verdict.against("reconstruction", heads) and not verdict.against("reconstruction", one)
+    assert not verdict.against("reconstruction", half) and not verdict.against("reconstruction", replace(heads, form="tokens"))
+    assert not replace(verdict, decided=False).against("reconstruction", heads)
+    assert replace(verdict, scores=(0.9, 0.9, 0.1)).against("proposal", heads)
+
+
 def test_verdicts_are_remembered_by_hash_and_damaged_memories_are_none(tmp_path):
     memory = geolrm_form.FormMemory(tmp_path / "deep" / "forms.json")
     assert memory.recall("a") == {}
-    good = geolrm_form.Verdict(geolrm_form.CANDIDATES[2], True, "why")
-    memory.keep("a", {"proposal": good, "reconstruction": replace(good, decided=False)})
+    good = geolrm_form.Verdict(geolrm_form.CANDIDATES[2], True, "why", (1.0, 2.0, 5.0))
+    unsure = replace(good, decided=False)
+    memory.keep("a", {"proposal": good, "reconstruction": unsure})
     memory.keep("b", {"reconstruction": good})
-    memory.keep("a", {"reconstruction": good})
-    assert memory.recall("a") == {"proposal": good, "reconstruction": good} and memory.recall("b") == {"reconstruction": good}
+    assert memory.recall("a") == {"proposal": good, "reconstruction": unsure} and memory.recall("b") == {"reconstruction": good}
+    # what overflowed in one precision, or could not be looked at, may do better another time
+    memory.keep("c", {"proposal": replace(good, scores=(1.0, -math.inf, 5.0)), "reconstruction": geolrm_form.not_looked_at("x", "memory")})
+    assert memory.recall("c") == {}
     assert [path.name for path in memory.path.parent.iterdir()] == ["forms.json"]
-    for text in ("", "[]", '{"version": 0, "files": {"a": 1}}', '{"version": 1, "files": {"a": {"proposal": {"chosen": {"form": 3}}}}}'):
+    for text in ("", "[]", '{"version": 0, "files": {"a": 1}}', '{"version": 2, "files": {"a": {"proposal": {"chosen": {"form": 3}}}}}'):
         memory.path.write_text(text)
         assert memory.recall("a") == {}
     (tmp_path / "file").write_bytes(b"weights")

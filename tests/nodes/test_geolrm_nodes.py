@@ -147,7 +147,7 @@ def test_a_fit_starts_where_the_proposed_cells_are():
 
 
 def test_the_bundled_mini_model_finds_the_calibration_object_and_says_its_forms():
-    """And auto, which the header spares it, would have found the same."""
+    """And auto, which the header spares it, would have named the proposal's form, and left the reconstruction's open: it hardly matters."""
     assert files.MINI_FILE.is_file()
     model, report = load(host.MINI)
     assert report.count("the file says so") == 2
@@ -158,8 +158,12 @@ def test_the_bundled_mini_model_finds_the_calibration_object_and_says_its_forms(
     assert found.score > 0.5
     (splats,) = reconstruct(model, voxel, images, seen.masks[:, 0], seen.cameras, tokens=4096)
     assert len(splats) > 1000 and float(splats.positions.abs().max()) < 1.2
-    assert geolrm_form.choose_proposal(model.model).chosen.form == model.model.propose_as.form
-    assert geolrm_form.choose_reconstruction(model.model).chosen.form == model.model.reconstruct_as.form
+    proposal = geolrm_form.choose_proposal(model.model)
+    assert proposal.decided and proposal.chosen == model.model.propose_as
+    assert max(proposal.scores[:2]) > 0.8 and proposal.scores[2] < 0.3
+    reconstruction = geolrm_form.choose_reconstruction(model.model, geolrm_form.own_cells(model.model))
+    assert not reconstruction.decided and reconstruction.chosen == model.model.reconstruct_as
+    assert max(reconstruction.scores) - min(reconstruction.scores) < 1 and min(reconstruction.scores) > 18
 
 
 def test_the_budget_bounds_a_grid_that_is_full(own_file, caplog):
@@ -230,15 +234,18 @@ def test_bad_views_are_told_before_a_network_moves(own_file, monkeypatch):
 def test_auto_looks_once_and_remembers(published_file, tmp_path, monkeypatch):
     looked = []
 
-    def choose(part):
+    def choose(part, decided):
         def verdict(model, *, tick, **how):
             looked.append(part)
-            return geolrm_form.Verdict(NetworkForm("heads", 0.5), True, f"{part}: heads (test)")
+            assert part == "proposal" or how["cells"] == "cells" and model.propose_as == NetworkForm("heads", 0.5)
+            return geolrm_form.Verdict(NetworkForm("heads", 0.5), decided, f"{part}: heads (test)", (0.1, 0.1, 0.9))
 
         return verdict
 
-    monkeypatch.setattr(geolrm_form, "choose_proposal", choose("proposal"))
-    monkeypatch.setattr(geolrm_form, "choose_reconstruction", choose("reconstruction"))
+    monkeypatch.setattr(geolrm_form, "own_cells", lambda model, **how: "cells")
+
+    monkeypatch.setattr(geolrm_form, "choose_proposal", choose("proposal", True))
+    monkeypatch.setattr(geolrm_form, "choose_reconstruction", choose("reconstruction", False))
     model, report = load(published_file)
     assert looked == ["proposal", "reconstruction"] and "proposal: heads (test)" in report
     assert model.model.propose_as == model.model.reconstruct_as == NetworkForm("heads", 0.5)
@@ -249,20 +256,22 @@ def test_auto_looks_once_and_remembers(published_file, tmp_path, monkeypatch):
     assert list(content["files"].values())[0]["proposal"]["chosen"] == {"form": "heads", "scale": 0.5}
 
 
-def test_auto_on_weights_that_make_no_sense_takes_the_papers_form(published_file, tmp_path, caplog):
+def test_auto_on_weights_that_make_no_sense_takes_the_papers_form(published_file, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         model, report = load(published_file)
     assert model.model.propose_as == model.model.reconstruct_as == NetworkForm("tokens", 0.5)
     assert "no form gives an occupancy" in report and "no form gives splats" in report and "no form" in caplog.text
-    assert not any("chosen" in str(v) for v in json.loads((tmp_path / "user" / "lathe" / geolrm.MEMORY_FILE).read_text())["files"].values())
+    monkeypatch.setattr(geolrm.LoadedGeoLRM, "_look", lambda *given: pytest.fail("looked again"))
+    assert load(published_file)[1].count("as found before") == 2
 
 
 def test_a_wrong_form_that_is_forced_works_and_warns(own_file, caplog):
     images, masks = pictures()
     with caplog.at_level(logging.WARNING):
         model, report = load(own_file, proposal_form="heads", reconstruction_form="tokens, scale 1")
-    assert "proposal: heads, as asked; these weights expect tokens, scale 0.5, so the result will be wrong" in report
-    assert "these weights expect" in caplog.text
+    assert "proposal: heads, as asked; the file says tokens, scale 0.5, so the result may be worse" in report
+    assert report.endswith("reconstruction: tokens, scale 1, as asked; the file says tokens, scale 0.5")
+    assert "proposal: heads, as asked" in caplog.text and "reconstruction" not in caplog.text  # scale 1 is what is published, too
     assert (model.model.propose_as.form, model.model.reconstruct_as.scale) == ("heads", 1.0)
     voxel, _ = propose(model, images, masks)
     assert len(reconstruct(model, voxel, images, masks)[0]) > 0
@@ -271,13 +280,38 @@ def test_a_wrong_form_that_is_forced_works_and_warns(own_file, caplog):
 def test_a_form_that_an_earlier_look_speaks_against_warns(published_file, tmp_path, caplog):
     """The file says nothing; what auto found out about it before does. The network that is not forced keeps the verdict."""
     memory = geolrm_form.FormMemory(host.remembered(geolrm.MEMORY_FILE))
-    heads = geolrm_form.Verdict(NetworkForm("heads", 0.5), True, "heads, as seen")
+    heads = geolrm_form.Verdict(NetworkForm("heads", 0.5), True, "heads, as seen", (0.1, 0.1, 2.0))
     memory.keep(geolrm_form.file_hash(tmp_path / published_file), {"proposal": heads, "reconstruction": heads})
     with caplog.at_level(logging.WARNING):
         model, report = load(published_file, proposal_form="tokens")
-    assert "proposal: tokens, scale 0.5, as asked; these weights expect heads, so the result will be wrong" in report
+    assert "proposal: tokens, scale 0.5, as asked; these weights expect heads, so the result will be worse" in report
     assert "these weights expect heads" in caplog.text and "heads, as seen, as found before" in report
     assert (model.model.propose_as.form, model.model.reconstruct_as.form) == ("tokens", "heads")
+
+
+def test_a_form_that_did_as_well_as_another_is_forced_without_a_warning(published_file, tmp_path, caplog):
+    memory = geolrm_form.FormMemory(host.remembered(geolrm.MEMORY_FILE))
+    found = geolrm_form.Verdict(NetworkForm("tokens", 0.5), True, "tokens, as seen", (20.0, 20.3, 12.0))
+    unsure = geolrm_form.Verdict(NetworkForm("tokens", 0.5), False, "tokens, the paper's", (20.0, 20.3, 20.1))
+    memory.keep(geolrm_form.file_hash(tmp_path / published_file), {"proposal": found, "reconstruction": unsure})
+    with caplog.at_level(logging.WARNING):
+        _, report = load(published_file, proposal_form="tokens, scale 1", reconstruction_form="heads")
+    assert report.splitlines()[1:] == ["proposal: tokens, scale 1, as asked", "reconstruction: heads, as asked"] and not caplog.text
+
+
+def test_a_file_loads_where_memory_is_too_short_for_a_look(published_file, monkeypatch, caplog):
+    monkeypatch.setattr(host, "memory_left", lambda *where: 1 << 20)
+    with caplog.at_level(logging.WARNING):
+        model, report = load(published_file)
+    for part in ("proposal", "reconstruction"):
+        assert f"{part}: tokens, scale 0.5, the paper's, for the forms could not be tried: GeoLRM's proposal network with 8 views" in report
+    assert report.count("choose another form yourself in Load GeoLRM") == 2 and "token budget" not in report and "MiB" not in report
+    assert "could not be tried" in caplog.text and model.model.propose_as == model.model.reconstruct_as == NetworkForm("tokens", 0.5)
+    looked = []
+    again = geolrm_form.not_looked_at("proposal", "again")
+    monkeypatch.setattr(geolrm.LoadedGeoLRM, "_look", lambda self, part, tick: looked.append(part) or again)
+    load(published_file)
+    assert looked == ["proposal", "reconstruction"]
 
 
 def test_cancel_stops_within_a_layer(own_file, monkeypatch):
