@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,13 @@ def save_sheet(folder: Path, stage: str, key: str, rows: Sequence[Tensor]) -> No
     Image.fromarray(pixels).save(folder / f"{stage}_{key.replace('/', '__')}.png")
 
 
-def claim(name: str, value: float, at_least: float) -> dict[str, Any]:
-    """One thing the benchmark says of us, and whether it held."""
-    holds = bool(value >= at_least)
-    print(f"{name}: {value:.4g}, at least {at_least:.4g} wanted: {'holds' if holds else 'DOES NOT HOLD'}", flush=True)
-    return {"claim": name, "value": value, "at_least": at_least, "holds": holds}
+def claim(name: str, value: float, at_least: float | None = None, *, below: float = math.inf) -> dict[str, Any]:
+    """One thing the benchmark says of us, and whether it held: at least so much, or below so much."""
+    bound = {"below": below} if at_least is None else {"at_least": at_least}
+    holds = bool(value < below if at_least is None else value >= at_least)
+    wanted = ", ".join(f"{word.replace('_', ' ')} {number:.4g}" for word, number in bound.items())
+    print(f"{name}: {value:.4g}, {wanted} wanted: {'holds' if holds else 'DOES NOT HOLD'}", flush=True)
+    return {"claim": name, "value": value, **bound, "holds": holds}
 
 
 def most_of(count: int) -> int:

@@ -2,6 +2,7 @@
 
 The scene is a bumpy sphere of small tilted Gaussians seen from a distance of 4: about 20 of them contribute to a pixel. A run is what an
 optimiser's step pays: projection, sorting, blending, a squared error on colour and alpha, and all gradients.
+After these, a whole fit by preset (`splat_fit`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from ...pipelines.data.cameras import Cameras
 from ...pipelines.ops import camera_math, splat_raster
 from .. import common
+from . import splat_fit
 
 SIZES = ((10_000, 256), (50_000, 512), (100_000, 512))
 """Gaussians and pixels along an edge."""
@@ -80,11 +82,13 @@ def timed(n: int, size: int, views: int, device: str, repeats: int) -> dict[str,
 
 
 def work(form: str) -> dict[str, Any]:
-    """In a child process: every size with one backend; how time grows with ours.
+    """In a child process: every size with one backend; how time grows with ours. Or a whole fit, as "fit fast".
 
     Raises:
         RuntimeError: gsplat does not work on this machine.
     """
+    if form.startswith("fit "):
+        return splat_fit.work(form.removeprefix("fit "))
     name = {"ours": "numba", "obvious": "torch", "gsplat": "gsplat"}[form]
     device = "cuda" if form == "gsplat" else "cpu"
     backend = importlib.import_module(f"...pipelines.ops.backends.splat_{name}", __package__)
@@ -99,8 +103,12 @@ def work(form: str) -> dict[str, Any]:
     return {"cases": cases, "growth": growth, "peak_gib": common.peak_rss_gib()}
 
 
-def report(results: dict[str, dict[str, Any]], facts: dict[str, Any], plot: Path | None) -> None:
-    """The tables, the picture, and the JSON line. `results` by "ours, 1 thread" and the like."""
+def report(results: dict[str, dict[str, Any]], fits: dict[str, dict[str, Any]], facts: dict[str, Any], plot: Path | None) -> int:
+    """The tables, the picture, and the JSON line. `results` by "ours, 1 thread" and the like, `fits` by preset.
+
+    Returns:
+        1 where a claim does not hold, else 0.
+    """
     threads_of = {"ours, 1 thread": 1, "ours, 2 threads": 2}
     reference = results["ours, 1 thread"]["cases"]
     rows, ratios = [], {}
@@ -124,6 +132,7 @@ def report(results: dict[str, dict[str, Any]], facts: dict[str, Any], plot: Path
         print(f"\nms (least CPU ms) by {label}: " + ", ".join(f"{c[key]}: {c['min_ms']:.0f} ({c['cpu_min_ms']:.0f})" for c in series))
     if plot:
         draw_growth(results, plot)
+    claims = splat_fit.judge(fits)
     common.finish(
         {
             "bench": "speed",
@@ -133,9 +142,12 @@ def report(results: dict[str, dict[str, Any]], facts: dict[str, Any], plot: Path
             "prototype_ms": {f"{threads} thread(s)": dict(zip(map(str, SIZES), ms, strict=True)) for threads, ms in PROTOTYPE_MS.items()},
             "prototype_machine": "prototype figures, 2 shared Zen 4 cores, quiet",
             "forms": results,
+            "fits": fits,
+            "claims": claims,
             "machine": facts,
         }
     )
+    return 0 if all(one["holds"] for one in claims) else 1
 
 
 def draw_growth(results: dict[str, dict[str, Any]], path: Path) -> None:
