@@ -4,7 +4,7 @@ Every backend draws the same picture: a Gaussian touches the pixels where its al
 a pixel is finished when no more than 1e-4 of the light would be left.
 
 Backend policy, decided once per kind of device and said once in the log:
-- CUDA: gsplat where it is installed and its kernels work, else as everywhere;
+- CUDA: gsplat where it is installed and its kernels work, else as everywhere, with a warning;
 - CPU and everything else: numba kernels on the CPU (other devices' tensors are copied there and back, which costs little beside the many
   small operations of the PyTorch form), else the PyTorch form on that device;
 - float64 is for tests: the PyTorch form.
@@ -93,20 +93,31 @@ def _draws_a_gaussian(backend: ModuleType, device: torch.device) -> bool:
 @lru_cache
 def backend_for(kind: str) -> ModuleType:
     """The backend module for a device type such as "cpu" or "cuda", after the policy above."""
+    failures: dict[str, str] = {}
     for name in ("gsplat", "numba") if kind == "cuda" else ("numba",):
         try:
             backend = importlib.import_module(f".backends.splat_{name}", __package__)
             with torch.inference_mode(False), torch.enable_grad():
                 good = _draws_a_gaussian(backend, torch.device(kind))
             if good:
-                log.info("splat rasteriser on %s: %s", kind, name)
+                _tell(kind, name, failures)
                 return backend
-            reason = "it drew a test Gaussian wrongly"
+            failures[name] = "it drew a test Gaussian wrongly"
         except Exception as error:  # a broken installation may raise anything, and the fallback always works
-            reason = f"{type(error).__name__}: {error}"
-        log.info("splat rasteriser on %s: %s not usable (%s)", kind, name, reason)
-    log.info("splat rasteriser on %s: plain PyTorch", kind)
+            failures[name] = f"{type(error).__name__}: {error}"
+        log.info("splat rasteriser on %s: %s not usable (%s)", kind, name, failures[name])
+    _tell(kind, "plain PyTorch", failures)
     return splat_torch
+
+
+def _tell(kind: str, chosen: str, failures: dict[str, str]) -> None:
+    log.info("splat rasteriser on %s: %s", kind, chosen)
+    if "gsplat" in failures:
+        log.warning(
+            "This GPU does not draw splats as fast as it could: gsplat is not usable (%s), so %s draws them. To mend it, install gsplat (pip "
+            "install gsplat; it builds its kernels, for which it needs a CUDA toolkit that fits PyTorch) and start ComfyUI again.",
+            failures["gsplat"], "numba on the CPU" if chosen == "numba" else chosen,
+        )  # fmt: skip
 
 
 def render_gaussians(

@@ -1,5 +1,6 @@
 """The splat rasteriser: conventions, the obvious form against equations, the fast one against the obvious one, gradients."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -348,3 +349,24 @@ def test_a_backend_must_draw_to_be_chosen(monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setattr(splat_numba, "draw", mirrored)
     assert splat_raster.backend_for("cpu") is splat_torch
     splat_raster.backend_for.cache_clear()
+
+
+def test_a_gpu_without_gsplat_is_told_once_what_draws_and_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    monkeypatch.setitem(sys.modules, "gsplat", None)
+    monkeypatch.delitem(sys.modules, "lathe.pipelines.ops.backends.splat_gsplat", raising=False)
+    try:
+        for broken, chosen, says in ((None, splat_numba, "numba on the CPU"), (splat_numba, splat_torch, "plain PyTorch")):
+            caplog.clear()
+            monkeypatch.setattr(splat_raster, "_draws_a_gaussian", lambda backend, device, broken=broken: backend is not broken)
+            splat_raster.backend_for.cache_clear()
+            assert splat_raster.backend_for("cuda") is splat_raster.backend_for("cuda") is chosen
+            (told,) = [record.getMessage() for record in caplog.records]
+            assert f"so {says} draws them" in told and "install gsplat" in told and "CUDA toolkit" in told
+        caplog.clear()
+        splat_raster.backend_for("cpu")
+        assert not caplog.records
+    finally:
+        splat_raster.backend_for.cache_clear()
