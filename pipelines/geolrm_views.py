@@ -155,22 +155,24 @@ def network_views(
     color = torch.tensor(list(background), dtype=torch.float32)[:, None, None]
     if masks is not None:
         pictures = pictures * masks[rows] + color * (1 - masks[rows])
-    pictures, own = _squared(pictures, own, color)
+    made = [_squared(picture, K, color) for picture, K in zip(pictures, own.K, strict=True)]
+    pictures, own = torch.stack([picture for picture, _ in made]), replace(own, K=torch.stack([K for _, K in made]))
     if pictures.shape[-1] != size:
         pictures = F.interpolate(pictures, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
     c2w, K, unit = network_cameras(own)
     return NetworkViews(pictures.to(device), c2w.to(device), K.to(device), unit)
 
 
-def _squared(pictures: Tensor, cameras: Cameras, background: Tensor) -> tuple[Tensor, Cameras]:
-    """Views on a square canvas, with the cameras that see it. The networks know one focal length for both axes."""
-    height, width = pictures.shape[-2:]
+def _squared(picture: Tensor, K: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+    """A view (3, H, W) with pixels as wide as high on a square canvas, and its intrinsics (4,): the networks know one focal length."""
+    fx, fy, cx, cy = K.tolist()
+    side, longest = max(picture.shape[-2:]), max(1 / fx, 1 / fy)
+    height, width = (max(1, round(side / focal / longest)) for focal in (fy, fx))
+    if (height, width) != tuple(picture.shape[-2:]):
+        picture = F.interpolate(picture[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
     if height == width:
-        return pictures, cameras
-    side = max(height, width)
+        return picture, K
     top, left = (side - height) // 2, (side - width) // 2
-    canvas = background.expand(3, side, side).repeat(len(pictures), 1, 1, 1)
-    canvas[:, :, top : top + height, left : left + width] = pictures
-    fx, fy, cx, cy = cameras.K.unbind(-1)
-    K = torch.stack([fx * width / side, fy * height / side, (cx * width + left) / side, (cy * height + top) / side], dim=-1)
-    return canvas, replace(cameras, K=K)
+    canvas = background.expand(3, side, side).clone()
+    canvas[:, top : top + height, left : left + width] = picture
+    return canvas, K.new_tensor([fx * width / side, fy * height / side, (cx * width + left) / side, (cy * height + top) / side])

@@ -159,6 +159,23 @@ def test_views_that_are_not_square_are_put_on_a_square_canvas(views):
     assert torch.allclose(made.images, whole.images) and torch.allclose(made.K, whole.K, atol=1e-6)
 
 
+@pytest.mark.parametrize("squeezed", [(112, 80), (75, 112)])
+def test_views_with_pixels_that_are_not_square_are_made_so(views, squeezed):
+    """The networks know one focal length: a picture that was squeezed is what it was before, and its cameras are the same."""
+    images, _ = views
+    thin = torch.nn.functional.interpolate(images, squeezed, mode="area")
+    whole = network_views(images, None, SIX, 0, 112, (1, 1, 1), "cpu")
+    made = network_views(thin, None, SIX, 0, 112, (1, 1, 1), "cpu")
+    assert torch.equal(made.K, whole.K) and psnr(made.images, whole.images) > 25
+    # cut to a wide picture and then squeezed: the canvas is filled up, and both focal lengths count pixels alike
+    K = SIX.K.clone()
+    K[:, 1], K[:, 3] = K[:, 1] * 112 / 84, (K[:, 3] * 112 - 14) / 84
+    cut = torch.nn.functional.interpolate(images[:, :, 14:98], squeezed, mode="area")
+    made = network_views(cut, None, Cameras(SIX.c2w, K, SIX.names), 0, 112, (1, 1, 1), "cpu")
+    assert torch.allclose(made.K, whole.K, atol=0.02) and torch.allclose(made.K[:, 0, 0], made.K[:, 1, 1], rtol=0.01)
+    assert psnr(made.images, torch.cat([torch.ones(6, 3, 14, 112), images[:, :, 14:98], torch.ones(6, 3, 14, 112)], 2)) > 25
+
+
 def test_masks_put_views_on_the_background_of_the_model(views):
     images, masks = views
     made = network_views(images * masks, masks, SIX, 0, 56, (0.0, 1.0, 0.0), "cpu").images
