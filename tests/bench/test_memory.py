@@ -19,9 +19,22 @@ def test_a_line_is_fitted_and_its_error_told():
 
 def test_only_measured_targets_are_judged():
     case = {"views": 21, "tokens": 16384, "peak_gb": 5.9}
-    assert memory.judge([case]) == {"21 views, 16384 tokens: 6 GB": True}
-    assert memory.judge([{**case, "peak_gb": 6.1}]) == {"21 views, 16384 tokens: 6 GB": False}
-    assert memory.judge([{**case, "views": 7}]) == {}
+    assert memory.judge([case], {}, "cuda") == {"21 views, 16384 tokens: 6 GB": True}
+    assert memory.judge([{**case, "peak_gb": 6.1}], {}, "cuda") == {"21 views, 16384 tokens: 6 GB": False}
+    assert memory.judge([{**case, "views": 7}], {}, "cuda") == memory.judge([case], {}, "cpu") == {}
+
+
+@pytest.mark.parametrize(("peaks", "status"), [([2.43, 2.63, 2.93], 0), ([2.43, 3.4, 2.93], 1), ([2.43, 3.4], 0)])
+def test_peaks_that_do_not_grow_in_a_line_end_with_status_1(monkeypatch, capsys, peaks, status):
+    def measure(views, tokens, arguments):
+        numbers = {"views": views, "tokens": tokens, "gaussians": 1, "propose_seconds": 1.0, "reconstruct_seconds": 1.0}
+        return {**numbers, "peak_before_gb": 1.6, "peak_gb": dict(zip((6, 12, 21), peaks, strict=False))[views], "estimate_gb": 1.0}
+
+    monkeypatch.setattr(memory, "measure", measure)
+    views = ["6", "12", "21"][: len(peaks)]
+    monkeypatch.setattr(sys, "argv", ["memory", "--stage", "geolrm", "--views", *views, "--tokens", "4096", "--device", "cpu"])
+    assert memory.main() == status
+    assert ("MISSED: 4096 tokens: a line in views" in capsys.readouterr().out) == bool(status)
 
 
 def test_a_case_on_small_networks(monkeypatch):
