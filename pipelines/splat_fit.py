@@ -30,6 +30,7 @@ from .ops.densify import Densify, EveryGaussianPruned
 from .ops.losses import fitting_size  # noqa: F401  (one door to the fit)
 from .ops.splat_raster import Rendered, render_gaussians, splat_cameras
 from .perceptual import Perceptual, load_perceptual
+from .rendering import render_splats
 from .splat_curve import loss_curve
 from .splat_parameters import SplatParameters
 from .splat_settings import (  # noqa: F401  (one door to the fit)
@@ -174,7 +175,9 @@ class SplatFit:
         Raises:
             EveryGaussianPruned: all are fainter than `settings.final_opacity`.
         """
-        return SplatFitResult(self._pruned(), self._comparison(), loss_curve(self.losses, title="Fit Splats: losses before their weights"))
+        splats = self._pruned()
+        curve = loss_curve(self.losses, title="Fit Splats: losses before their weights")
+        return SplatFitResult(splats, self._comparison(splats), curve)
 
     def _render(self, views: Sequence[int]) -> Rendered:
         p, targets, rows = self.parameters, self._targets, list(views)
@@ -221,12 +224,13 @@ class SplatFit:
             )
         return splats.select(visible)
 
-    def _comparison(self) -> Tensor:
-        columns = min(SHOWN_VIEWS, self._cameras.n_views)
-        shown = [i * len(self._targets) // columns for i in range(columns)]
+    def _comparison(self, splats: Splats) -> Tensor:
+        targets, columns = self._targets, min(SHOWN_VIEWS, self._cameras.n_views)
+        shown = [i * len(targets) // columns for i in range(columns)]
+        cameras, background = targets.cameras.select(shown), self.settings.background
         with torch.no_grad():
-            drawn = torch.cat([self._render([view]).color for view in shown]).movedim(-1, 1).clamp(0, 1)
-        return sheets.tile(torch.cat([self._targets.images[shown], drawn]).cpu(), columns)[0]
+            drawn = render_splats(splats, cameras, targets.height, targets.width, background=background, device=self.device).images
+        return sheets.tile(torch.cat([targets.images[shown].cpu(), drawn]), columns)[0]
 
 
 def asset_fits(

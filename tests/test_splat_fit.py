@@ -193,6 +193,17 @@ def test_faint_gaussians_are_pruned_at_the_end(views):
     assert len(fit.splats()) == 800 and len(fit.result().splats) == 400
 
 
+def test_the_comparison_shows_the_splats_that_come_out(views):
+    start = ball()
+    start.opacities[:] = torch.where(torch.arange(800) % 2 == 0, 0.95, 0.3)
+    fit = SplatFit(*views, CAMERAS, start=start, settings=replace(QUICK, final_opacity=0.5, background=(1.0, 1.0, 1.0)))
+    result, whole = fit.result(), shown(fit.splats())[0]
+    drawn = shown(result.splats)[0]
+    assert len(result.splats) == 400 and float((drawn - whole).abs().mean()) > 0.01
+    first, second = result.preview[:, SIZE:, :SIZE], result.preview[:, SIZE:, SIZE : 2 * SIZE]
+    assert torch.allclose(first, drawn[0], atol=1e-4) and torch.allclose(second, drawn[1], atol=1e-4)
+
+
 def test_a_start_of_another_degree_is_cut_or_padded(views):
     settings = replace(QUICK, sh_degree=1)
     fit = SplatFit(*views, CAMERAS, start=ball(), settings=settings)

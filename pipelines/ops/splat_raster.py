@@ -114,8 +114,8 @@ def _tell(kind: str, chosen: str, failures: dict[str, str]) -> None:
     log.info("splat rasteriser on %s: %s", kind, chosen)
     if "gsplat" in failures:
         log.warning(
-            "This GPU does not draw splats as fast as it could: gsplat is not usable (%s), so %s draws them. To mend it, install gsplat (pip "
-            "install gsplat; it builds its kernels, for which it needs a CUDA toolkit that fits PyTorch) and start ComfyUI again.",
+            "This GPU does not draw splats as fast as it could: gsplat is not usable (%s), so %s draws them. To mend it, install gsplat "
+            "(pip install gsplat; it builds its kernels, for which it needs a CUDA toolkit that fits PyTorch) and start ComfyUI again.",
             failures["gsplat"], "numba on the CPU" if chosen == "numba" else chosen,
         )  # fmt: skip
 
