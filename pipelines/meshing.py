@@ -19,7 +19,7 @@ from .data.field import Field
 from .data.mesh import Mesh
 from .data.progress import Tick, no_tick
 from .ops.color import srgb_to_linear
-from .ops.flexicubes import flexicubes, regular_grid
+from .ops.flexicubes import flexicubes, grid_axis, regular_grid
 from .ops.mesh_tools import face_components, face_vectors, taubin, weld
 from .ops.sampling import sample_texture
 
@@ -84,7 +84,7 @@ def _sample(field: Field, cubes: int, level: float, device: torch.device | str, 
     """The field at the corners of `regular_grid`, (cubes + 1)^3 numbers, negative inside."""
     n = cubes + 1
     slabs = max(1, POINTS_AT_ONCE // n**2)
-    axis = regular_grid(cubes, 2 * field.bound)[:n, 2].to(device)
+    axis = grid_axis(cubes, 2 * field.bound).to(device)
     parts = []
     for start in range(0, n, slabs):
         tick(start, n)
