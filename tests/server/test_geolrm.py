@@ -142,7 +142,7 @@ def test_a_wrong_form_that_is_forced_works_and_warns(comfy: Server, models: Path
     graph = Graph()
     done = run(comfy, graph, stages(graph, load(graph, "own_form.safetensors", proposal_form="heads", reconstruction_form="heads")))
     assert shape(done)["finite"]
-    assert "proposal: heads, as asked; these weights expect tokens, scale 0.5" in comfy.log_text()
+    assert "proposal: heads, as asked; the file says tokens, scale 0.5" in comfy.log_text()
 
 
 def test_files_that_are_none(comfy: Server, models: Path):
