@@ -30,6 +30,7 @@ MEMORY_FILE = "geolrm_forms.json"
 LEAST_CHUNK, MOST_CHUNK = 1 << 26, 1 << 30  # bytes the cross-attention works in
 RUN_REMEDY = "Give fewer views (Select Views), or lower the token budget."
 LOOK_REMEDY = "If the result is poor, choose another form yourself in Load GeoLRM."
+PREVIEW_HEIGHT = 256
 IMPLAUSIBLE_SHARE = 0.4  # of all cells; the visible part of an object is a few hundredths
 
 _log = logging.getLogger(__name__)
@@ -382,13 +383,19 @@ class LatheReconstructSplats(io.ComfyNode):
 
     @classmethod
     def execute(cls, geolrm, voxel, images, cameras, threshold, tokens, seed, compatible, masks=None) -> io.NodeOutput:
+        from ..pipelines.rendering import render_splats
+
         tick = host.tick_for(cls)
         tick(0, 1)
         occupancy, extents = voxel_sockets.voxels_in(voxel)
+        views = sockets.images_in(images)
         splats = geolrm.reconstruct(
-            occupancy, extents, sockets.images_in(images), masks_of(images, masks), cameras, tick, threshold=threshold, tokens=tokens,
+            occupancy, extents, views, masks_of(images, masks), cameras, tick, threshold=threshold, tokens=tokens,
             seed=seed, compatible=compatible,
         )  # fmt: skip
+        width = max(round(PREVIEW_HEIGHT * views.shape[-1] / views.shape[-2]), 1)
+        seen = render_splats(splats[0], cameras.select([0]), PREVIEW_HEIGHT, width).images[0]
+        tick(1, 1, seen.permute(1, 2, 0))
         return io.NodeOutput(splat_sockets.to_core_splat(splats))
 
 

@@ -94,6 +94,15 @@ def test_a_batch_goes_from_views_through_voxels_to_splats(own_file):
     assert torch.equal(alone.positions, both[1].positions)
 
 
+def test_the_splats_are_shown_from_the_first_camera(own_file, monkeypatch):
+    ticks = []
+    monkeypatch.setattr(host, "tick_for", lambda node: lambda step, total, preview=None: ticks.append(preview))
+    model, _ = load(own_file)
+    images, masks = pictures()
+    reconstruct(model, propose(model, images, masks)[0], images, masks)
+    assert ticks[-1].shape == (256, 256, 3) and float(ticks[-1].std()) > 0
+
+
 def test_an_alpha_channel_serves_as_masks(own_file):
     model, _ = load(own_file)
     images, masks = pictures()

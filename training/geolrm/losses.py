@@ -11,7 +11,7 @@ from ...pipelines.data.cameras import Cameras
 from ...pipelines.ops.splat_raster import render_gaussians, splat_cameras
 from ...pipelines.perceptual import Perceptual
 
-PERCEPTUAL, DEPTH = 0.2, 0.2
+PERCEPTUAL, DEPTH = 2.0, 0.2
 
 
 @dataclass(frozen=True)
