@@ -37,10 +37,7 @@ class DistilField(Distillation):
         self.net = DistilNet(settings.field, seed).to(self.device)
         rates = [(self.net.grid.parameters(), settings.encoding_rate), (self.net.layers.parameters(), settings.network_rate)]
         self._adam = adam([{"params": list(leaves), "first": rate} for leaves, rate in rates], self.device)
-        march_settings = settings.march
-        self.occupancy = OccupancyGrid(
-            march_settings.grid, settings.field.bound, march_settings.decay, march_settings.threshold, self.device
-        )
+        self.occupancy = self._unknown()
         self._progress = 0.0
 
     def parameters(self) -> dict[str, Tensor]:
@@ -62,11 +59,19 @@ class DistilField(Distillation):
     def field(self) -> DistilledField:
         """The field after the last good step, on the CPU. Its surface lies at the density of the settings, or at the mean density of
         occupied cells where that is lower."""
-        surface = self.coarse.field.surface
-        if bool(self.occupancy.density.isfinite().all()):
-            solid = self.occupancy.occupied[self.occupancy.occupied > 0]
-            surface = min(surface, float(solid.clamp(max=1e6).mean()))
+        known = self.occupancy
+        if not bool(known.density.isfinite().all()):  # no step was made
+            known = self._unknown()
+            known.update(self.net.density, torch.Generator().manual_seed(0))
+        solid = known.occupied[known.occupied > 0]
+        surface = min(self.coarse.field.surface, float(solid.clamp(max=1e6).mean()))
         return DistilledField(copy_of(self.net, "cpu"), surface, self.coarse.field.bound)
+
+    def _unknown(self) -> OccupancyGrid:
+        march_settings = self.coarse.march
+        return OccupancyGrid(
+            march_settings.grid, self.coarse.field.bound, march_settings.decay, march_settings.threshold, self.device
+        )
 
     def draw(self, cameras: Cameras, size: int, shading: Sequence[Shading], background: Tensor, learning: bool) -> Drawn:
         """Volume rendering."""

@@ -45,7 +45,7 @@ def reference(depth: bool = False) -> ReferenceView:
 @pytest.mark.parametrize("steps", [1, 12])
 @pytest.mark.parametrize("name", distil_preset_names())
 def test_a_field_of_few_steps_has_a_surface_where_it_is_seen(name: str, steps: int):
-    run = DistilField(reference(), BallPrior(BALL), replace(small(name).coarse, steps=steps))
+    run = DistilField(reference(), BallPrior(BALL), replace(small(name).coarse, steps=12))
     run.run(steps)
     assert run.skipped == 0
     seen = run.draw(posed_cameras([90.0], [0.0], 1.8, 40.0), 48, [], torch.ones(3), False).alphas > 0.5
@@ -54,6 +54,12 @@ def test_a_field_of_few_steps_has_a_surface_where_it_is_seen(name: str, steps: i
     radius = float(mesh.vertices.norm(dim=1).mean())
     assert wide > 0.05
     assert 0.5 * wide < radius < 1.5 * wide, "the mesh is as large as what is seen"
+
+
+@pytest.mark.parametrize("name", distil_preset_names())
+def test_a_field_that_was_cancelled_before_its_first_step_has_a_surface(name: str):
+    mesh = field_to_mesh(DistilField(reference(), BallPrior(BALL), small(name).coarse).field(), "marching_cubes", 48)
+    assert 0.2 < float(mesh.vertices.norm(dim=1).mean()) < 0.6
 
 
 @pytest.mark.parametrize("name", distil_preset_names())
