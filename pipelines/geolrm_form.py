@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,21 +111,14 @@ def choose_proposal(
     tick: Tick = no_tick,
 ) -> Verdict:
     """The form in which the proposal network gives the most compact, connected occupancy of the calibration object."""
-    views = calibration_views()
-    scores, words = [], []
-    for index, candidate in enumerate(CANDIDATES):
-        try:
-            grid = propose(
-                replace(model, propose_as=candidate), views.images, views.masks, views.cameras, device=device, dtype=dtype,
-                attention=attention, free_memory=free_memory, tick=part_of(tick, index, len(CANDIDATES)),
-            )[0]  # fmt: skip
-        except NotFinite:
-            scores.append(-math.inf)
-            words.append(OVERFLOWN)
-            continue
-        found = occupancy_score(grid, grid_extents(len(grid), views.cameras, 1)[0], views.masks, views.cameras)
-        scores.append(found.score)
-        words.append(str(found))
+
+    def attempt(candidate: NetworkForm, tick: Tick) -> tuple[float, str]:
+        _, found = _proposed(
+            replace(model, propose_as=candidate), device=device, dtype=dtype, attention=attention, free_memory=free_memory, tick=tick
+        )
+        return found.score, str(found)
+
+    scores, words = _try_all(attempt, tick)
     return _verdict("proposal", scores, words, DECIDED_SCORE, LEADS["proposal"], "no form gives an occupancy that fits the views' outlines")
 
 
@@ -139,15 +132,10 @@ def own_cells(
     tick: Tick = no_tick,
 ) -> Tensor | None:
     """The cells (Z, Y, X) that the model's proposal network, as it is run, finds in the calibration views; None where senseless."""
-    views = calibration_views()
     try:
-        cells = propose(
-            model, views.images, views.masks, views.cameras, device=device, dtype=dtype, attention=attention, free_memory=free_memory,
-            tick=tick,
-        )[0]  # fmt: skip
+        cells, found = _proposed(model, device=device, dtype=dtype, attention=attention, free_memory=free_memory, tick=tick)
     except NotFinite:
         return None
-    found = occupancy_score(cells, grid_extents(len(cells), views.cameras, 1)[0], views.masks, views.cameras)
     return cells if found.score >= DECIDED_SCORE else None
 
 
@@ -177,20 +165,17 @@ def choose_reconstruction(
     background = torch.tensor(model.background)[:, None, None]
     truth = F.interpolate(torch.cat([views.images + background * (1 - views.masks), views.masks], 1), (size, size), mode="area")
     nothing = _psnr(torch.cat([background.expand(VIEWS, 3, size, size), torch.zeros(VIEWS, 1, size, size)], 1), truth)
-    scores, words = [], []
-    for index, candidate in enumerate(CANDIDATES):
-        try:
-            (splats,) = reconstruct(
-                replace(model, reconstruct_as=candidate), occupancy, views.images, views.masks, views.cameras, tokens=TOKENS,
-                device=device, dtype=dtype, attention=attention, free_memory=free_memory, tick=part_of(tick, index, len(CANDIDATES)),
-            )  # fmt: skip
-        except NotFinite:
-            scores.append(-math.inf)
-            words.append(OVERFLOWN)
-            continue
+
+    def attempt(candidate: NetworkForm, tick: Tick) -> tuple[float, str]:
+        (splats,) = reconstruct(
+            replace(model, reconstruct_as=candidate), occupancy, views.images, views.masks, views.cameras, tokens=TOKENS,
+            device=device, dtype=dtype, attention=attention, free_memory=free_memory, tick=tick,
+        )  # fmt: skip
         made = render_splats(splats, views.cameras, size, size, background=model.background)
-        scores.append(_psnr(torch.cat([made.images, made.masks], 1), truth))
-        words.append(f"{scores[-1]:.2f} dB")
+        score = _psnr(torch.cat([made.images, made.masks], 1), truth)
+        return score, f"{score:.2f} dB"
+
+    scores, words = _try_all(attempt, tick)
     words[-1] += f"; an empty picture: {nothing:.2f} dB"
     least, clear = nothing + DECIDED_DECIBELS, LEAD_ON_HULL if cells is None else LEADS["reconstruction"]
     return _verdict("reconstruction", scores, words, least, clear, "no form gives splats that look like the views")
@@ -323,6 +308,24 @@ class FormMemory:
             return files if isinstance(files, dict) else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
+
+
+def _proposed(model: GeoLRM, **how: Any) -> tuple[Tensor, OccupancyScore]:
+    """Cells (Z, Y, X) that the model proposes for the calibration views, and how well they fit them; `how` as for `propose`."""
+    views = calibration_views()
+    cells = propose(model, views.images, views.masks, views.cameras, **how)[0]
+    return cells, occupancy_score(cells, grid_extents(len(cells), views.cameras, 1)[0], views.masks, views.cameras)
+
+
+def _try_all(attempt: Callable[[NetworkForm, Tick], tuple[float, str]], tick: Tick) -> tuple[list[float], list[str]]:
+    """The candidates' scores, and words for them; numbers that overflow score -inf."""
+    tried: list[tuple[float, str]] = []
+    for index, candidate in enumerate(CANDIDATES):
+        try:
+            tried.append(attempt(candidate, part_of(tick, index, len(CANDIDATES))))
+        except NotFinite:
+            tried.append((-math.inf, OVERFLOWN))
+    return [score for score, _ in tried], [words for _, words in tried]
 
 
 def _verdict(part: str, scores: Sequence[float], words: Sequence[str], least: float, clear: float, failed: str) -> Verdict:
