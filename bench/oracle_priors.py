@@ -21,13 +21,13 @@ from ..pipelines.prior_settings import load_prior_preset
 from ..pipelines.priors import ScoreDistillation
 from ..training.object_raster import build_atlas, render_samples
 from ..training.objects import RenderObject
+from . import noise_schedule
 
 PRESET = "threestudio"  # weights and noise levels
 RADIUS, FOV = 1.8, 40.0  # of the reference view, Magic123's
 OBJECT_RADIUS = 0.6  # of the farthest vertex: what a camera there sees whole (1.8 sin 20 degrees is 0.616)
 WORDS = {"front": (0.0, 0.0), "side": (90.0, 0.0), "back": (180.0, 0.0), "overhead": (0.0, 75.0)}
 """Azimuth and elevation in degrees that a view word stands for. A prompt does not tell one side from the other."""
-STEPS, FIRST_BETA, LAST_BETA = 1000, 0.00085, 0.012  # Stable Diffusion's noise schedule
 Watch = Callable[[], Cameras | None]
 """Gives the cameras that the loop rendered last."""
 
@@ -74,9 +74,6 @@ class Oracle:
         self.truth, self.size, self.words, self.watch = truth, (size, size), words, watch
         self.checked = 0
         self._known: dict[str, Tensor] = {}
-        betas = torch.linspace(FIRST_BETA**0.5, LAST_BETA**0.5, STEPS, dtype=torch.float64) ** 2
-        kept = torch.cumprod(1 - betas, 0)
-        self._ratios = ((1 - kept) / kept).sqrt()
 
     def encode(self, images: Tensor) -> Tensor:
         """Pictures in [-1, 1]."""
@@ -84,7 +81,7 @@ class Oracle:
 
     def noise_ratio(self, times: Tensor) -> Tensor:
         """Of Stable Diffusion's schedule."""
-        return self._ratios[(times * STEPS).long().clamp(0, STEPS - 1)].float()
+        return noise_schedule.noise_ratio(times)
 
     def denoised(self, latents: Tensor, times: Tensor, noise: Tensor, cameras: Cameras, guidance: float) -> Tensor:
         """The true views, as a network that predicts noise would have found them."""

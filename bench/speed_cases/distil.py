@@ -233,12 +233,7 @@ def report(results: dict[str, dict[str, Any]], grid: dict[str, Any], facts: dict
             label = f"{preset}, {stage}, {made['pixels']} px"
             rows.append((label, made["seconds"], made["cpu_seconds"], *made["parts"].values(), round(made["points"])))
     common.print_table(("iteration", "seconds", "CPU s", *PARTS, "points"), rows)
-    ratios = {}
-    for label, expected in hash_grid.PROTOTYPE_MS.items():
-        case = grid["cases"][label]
-        # Of the processor's time: what a machine that nobody else uses would take.
-        busy = case["cpu_min_ms"] / 2 / expected
-        ratios[label] = {"median": case["median_ms"] / expected, "min": case["min_ms"] / expected, "cpu_min_of_2_threads": busy}
+    ratios = hash_grid.ratios_to_prototype(grid["cases"])
     print("Hash grid, 2 threads, times the prototype's: " + ", ".join(
         f"{label} {ratio['median']:.2f} ({ratio['cpu_min_of_2_threads']:.2f} by the processor's time)" for label, ratio in ratios.items()
     ))  # fmt: skip

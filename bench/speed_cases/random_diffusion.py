@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ...pipelines.data.cameras import Cameras
 from ...pipelines.ops.frozen_copy import FrozenCopy
+from .. import noise_schedule
 
-STEPS, FIRST_BETA, LAST_BETA = 1000, 0.00085, 0.012  # Stable Diffusion's noise schedule
 LATENT_SCALE = 0.18215
 PROMPT = 77  # tokens
 FULL_UNET = {"cross_attention_dim": 768, "attention_head_dim": 8, "block_out_channels": (320, 640, 1280, 1280)}  # SD 1.5's
@@ -56,8 +56,6 @@ class RandomDiffusion:
         self._vae = vae.eval().requires_grad_(False)
         self._encoder = FrozenCopy(self._vae, self.device, encoder_dtype, ("decoder.", "post_quant_conv."))
         self._encoder_dtype = encoder_dtype
-        betas = torch.linspace(FIRST_BETA**0.5, LAST_BETA**0.5, STEPS, dtype=torch.float64) ** 2
-        self._kept = torch.cumprod(1 - betas, 0)
 
     @property
     def weights(self) -> int:
@@ -70,13 +68,9 @@ class RandomDiffusion:
         latents: Tensor = self._encoder(lambda part: self._vae.encode(part).latent_dist.mode(), pixels)
         return latents.float() * LATENT_SCALE
 
-    def _timesteps(self, times: Tensor) -> Tensor:
-        return (times.cpu() * STEPS).long().clamp(0, STEPS - 1)
-
     def noise_ratio(self, times: Tensor) -> Tensor:
         """Of Stable Diffusion's schedule."""
-        kept = self._kept[self._timesteps(times)]
-        return ((1 - kept) / kept).sqrt().float()
+        return noise_schedule.noise_ratio(times)
 
     @torch.no_grad()
     def denoised(self, latents: Tensor, times: Tensor, noise: Tensor, cameras: Cameras, guidance: float | None) -> Tensor:
@@ -85,7 +79,7 @@ class RandomDiffusion:
         noised = (latents + ratio * noise) * (1 + ratio**2).rsqrt()
         asked = torch.cat([noised, torch.zeros_like(noised)], dim=1) if self.seen else noised
         twice = torch.cat([asked, asked]).to(self.device, self.dtype)
-        steps = self._timesteps(times).repeat(2).to(self.device)
+        steps = noise_schedule.steps_of(times).repeat(2).to(self.device)
         told = self.unet(twice, steps, encoder_hidden_states=self._prompt.expand(len(twice), -1, -1)).sample.to(latents)
         without, with_prompt = told.chunk(2)
         predicted = without + (1.0 if guidance is None else guidance) * (with_prompt - without)
