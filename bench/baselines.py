@@ -16,7 +16,7 @@ from ..pipelines.data.mesh import Mesh
 from ..pipelines.ops import camera_math, visual_hull
 from ..pipelines.ops.color import srgb_to_linear
 from ..pipelines.ops.mesh_tools import vertex_normals
-from ..pipelines.rendering import render_mesh
+from ..pipelines.rendering.mesh import render_mesh
 
 MEAN_SHAPE_FILE = Path(__file__).parent / "mean_shape.npz"
 HULL_RESOLUTION = 96

@@ -22,8 +22,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import lathe_root  # noqa: E402, F401
 from lathe.bench import common, scenes  # noqa: E402
-from lathe.pipelines.cameras import orbit_cameras  # noqa: E402
-from lathe.pipelines.elevation import METHODS, estimate_elevation, with_learned  # noqa: E402
+from lathe.pipelines.cameras.elevation import METHODS, estimate_elevation, with_learned  # noqa: E402
+from lathe.pipelines.cameras.orbits import orbit_cameras  # noqa: E402
 from lathe.pipelines.weights.mini_models import load_elevation  # noqa: E402
 
 VIEWS = 16

@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from lathe.bench import baselines, common  # noqa: E402
 from lathe.pipelines import metrics  # noqa: E402
 from lathe.pipelines.data.cameras import Cameras  # noqa: E402
-from lathe.pipelines.ops import camera_math, visual_hull  # noqa: E402
+from lathe.pipelines.ops import camera_math, mesh_sampling, visual_hull  # noqa: E402
 from lathe.training.rendered import RenderedObjects  # noqa: E402
 
 RESOLUTION = 48
@@ -69,7 +69,7 @@ def main() -> None:
         if float(occupancy.max()) <= threshold:
             continue
         save(arguments.out, occupancy, color, threshold, len(data))
-        points = metrics.sample_surface(baselines.mean_shape_mesh(arguments.out), 4096, seed=0)
+        points = mesh_sampling.sample_surface(baselines.mean_shape_mesh(arguments.out), 4096, seed=0)
         scores = [
             metrics.surface_scores(points, torch.from_numpy(np.array(surfaces[item, ::4], dtype=np.float32)))
             for item in range(0, len(data), max(1, len(data) // TUNING_OBJECTS))

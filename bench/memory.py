@@ -38,9 +38,9 @@ def work(views: int, tokens: int, device: str, dtype: torch.dtype) -> dict[str, 
 
     The numbers that networks hold do not change what they cost, so their own seeded start serves.
     """
-    from lathe.pipelines import geolrm
-    from lathe.pipelines.cameras import orbit_cameras
+    from lathe.pipelines.cameras.orbits import orbit_cameras
     from lathe.pipelines.nets.geolrm import ProposalNetwork, ReconstructionNetwork
+    from lathe.pipelines.reconstruction.geolrm import stages
     from lathe.pipelines.weights.geolrm import cast_trunk
 
     torch.manual_seed(0)
@@ -48,17 +48,17 @@ def work(views: int, tokens: int, device: str, dtype: torch.dtype) -> dict[str, 
     for net in (proposal, reconstruction):
         cast_trunk(net, dtype)
         net.to(device)
-    model = geolrm.GeoLRM(proposal, reconstruction)
+    model = stages.GeoLRM(proposal, reconstruction)
     cameras = orbit_cameras(views, elevation=10, radius=3.0, fov=39.6)
     images = torch.rand(views, 3, model.view_size, model.view_size)
     before = _peak(device)
     how: dict[str, Any] = {"device": device, "dtype": dtype, "free_memory": WORKING_BYTES}
     start = time.perf_counter()
-    occupancy = geolrm.propose(model, images, None, cameras, **how)
+    occupancy = stages.propose(model, images, None, cameras, **how)
     between = time.perf_counter()
     # weights that were not trained propose about half of all cells, or none: as many as there are tokens are taken
     level = occupancy.flatten().topk(tokens + 1).values[-1]
-    (splats,) = geolrm.reconstruct(model, occupancy, images, None, cameras, threshold=float(level), tokens=tokens, **how)
+    (splats,) = stages.reconstruct(model, occupancy, images, None, cameras, threshold=float(level), tokens=tokens, **how)
     end = time.perf_counter()
     return {
         "views": views,
@@ -69,7 +69,7 @@ def work(views: int, tokens: int, device: str, dtype: torch.dtype) -> dict[str, 
         "weights_gb": sum(t.numel() * t.element_size() for net in (proposal, reconstruction) for t in net.state_dict().values()) / GB,
         "peak_before_gb": before,
         "peak_gb": _peak(device),
-        "estimate_gb": geolrm.memory_required(reconstruction.config, model.view_size, views, tokens, dtype) / GB,
+        "estimate_gb": stages.memory_required(reconstruction.config, model.view_size, views, tokens, dtype) / GB,
     }
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..pipelines.cameras import posed_cameras
+from ..pipelines.cameras.orbits import posed_cameras
 from ..pipelines.data.cameras import Cameras
+from ..pipelines.distillation.prior_settings import load_prior_preset
+from ..pipelines.distillation.priors import ScoreDistillation
 from ..pipelines.ops.camera_math import relative_pose
-from ..pipelines.prior_settings import load_prior_preset
-from ..pipelines.priors import ScoreDistillation
 from ..training.object_raster import build_atlas, render_samples
 from ..training.objects import RenderObject
 from . import noise_schedule

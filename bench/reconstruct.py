@@ -8,17 +8,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..pipelines import foreground
-from ..pipelines.cameras import join_cameras, preset_cameras
+from ..pipelines.cameras.join_and_select import join_cameras
+from ..pipelines.cameras.picture_camera import place_picture
+from ..pipelines.cameras.presets import preset_cameras
 from ..pipelines.data.field import Field
 from ..pipelines.data.mesh import Mesh
-from ..pipelines.lrm import LRM, reconstruct
-from ..pipelines.meshing import clean, field_to_mesh
+from ..pipelines.images import foreground
+from ..pipelines.meshes.clean import clean
+from ..pipelines.meshes.extract import field_to_mesh
 from ..pipelines.nets.mini_lrm import MiniLRM
-from ..pipelines.picture_camera import place_picture
-from ..pipelines.view_diffusion import generate_views
-from ..pipelines.view_model import ViewModel
-from ..pipelines.weights import adapters, mini_models
+from ..pipelines.reconstruction.lrm import LRM, reconstruct
+from ..pipelines.view_generation.model import ViewModel
+from ..pipelines.view_generation.sampling import generate_views
+from ..pipelines.weights import lrm as adapters
+from ..pipelines.weights import mini_models
 from ..pipelines.weights.zero123plus import load_zero123plus
 from .scenes import Views
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pipelines import metrics
-from ..pipelines.cameras import posed_cameras, preset_cameras
+from ..pipelines.cameras.orbits import posed_cameras
+from ..pipelines.cameras.presets import preset_cameras
 from ..pipelines.data.cameras import Cameras
 from ..pipelines.data.mesh import Mesh
-from ..pipelines.meshing import fit_to_cube
+from ..pipelines.meshes.clean import fit_to_cube
+from ..pipelines.ops import mesh_sampling
 
 QUERY_SIZE, ORBIT_SIZE = 320, 128
 SURFACE_POINTS = 16_000
@@ -146,7 +147,7 @@ def load_views(arguments: argparse.Namespace, key: str, cameras: list[Cameras], 
 def load_depths(arguments: argparse.Namespace, key: str, cameras: Cameras, size: int) -> Tensor:
     """z-depths (V, 1, S, S) of one object, 0 on the background."""
     if arguments.meshes is not None:
-        from ..pipelines.rendering import render_mesh
+        from ..pipelines.rendering.mesh import render_mesh
 
         return render_mesh(fit_to_cube(_load_mesh(Path(key))), cameras, size, size).depths
     from ..training.objects import load_object
@@ -167,7 +168,7 @@ def _rendered(arguments: argparse.Namespace, key: str, cameras: list[Cameras], s
         obj = load_object(arguments.objects, key)
         mesh = Mesh(torch.from_numpy(obj.vertices), torch.from_numpy(obj.faces).long())
         views = [_render_library(obj, c, s) for c, s in zip(cameras, sizes, strict=True)]
-    return key, metrics.sample_surface(mesh, SURFACE_POINTS, seed=0), *views
+    return key, mesh_sampling.sample_surface(mesh, SURFACE_POINTS, seed=0), *views
 
 
 def _render_library(obj: object, cameras: Cameras, size: int) -> Views:
@@ -179,13 +180,13 @@ def _render_library(obj: object, cameras: Cameras, size: int) -> Views:
 
 
 def _render_own(mesh: Mesh, cameras: Cameras, size: int) -> Views:
-    from ..pipelines.rendering import render_mesh
+    from ..pipelines.rendering.mesh import render_mesh
 
     rendered = render_mesh(mesh, cameras, size, size, supersample=2)
     return Views(rendered.images, rendered.masks, cameras)
 
 
 def _load_mesh(path: Path) -> Mesh:
-    from ..pipelines.files import load_mesh
+    from ..pipelines.formats.meshes import load_mesh
 
     return load_mesh(path)

@@ -1,6 +1,6 @@
 """The nodes, one module a stage. The only folder that imports ComfyUI.
 
-A stage module lists its node classes in `NODES`; every module here but those that serve them is a stage.
+A stage module lists its node classes in `NODES`; what serves several stages lies in the package `core`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ import pkgutil
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import host
-
-SERVICES = {"core_models", "core_priors", "core_words", "host", "sockets", "splat_sockets", "voxel_sockets"}
+from .core import folders
 
 
 def stage_modules() -> list[str]:
     """Names of the stage modules of this folder, sorted."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in SERVICES)
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.ispkg)
 
 
 class LatheExtension(ComfyExtension):
@@ -25,7 +23,7 @@ class LatheExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes, stage by stage."""
-        host.register_model_folder()
+        folders.register_model_folder()
         nodes: list[type[io.ComfyNode]] = []
         for name in stage_modules():
             nodes += importlib.import_module(f".{name}", __name__).NODES

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..pipelines import cameras as sets
-from ..pipelines import viewer_camera
-from . import host, sockets
-from .sockets import schema, widget
+from ..pipelines.cameras import join_and_select, load3d_viewer, orbits, presets
+from .core.files import asset_files, asset_path, file_stamp, output_files, relative_names
+from .core.mesh import mesh_input, meshes_in
+from .core.schema import CAMERAS, IMAGE, LOAD3D_CAMERA, LOAD3D_MODEL_INFO, MASK, NEWER_VIEWER, schema, widget
 
 CATEGORY = "3d/Lathe/Cameras"
 VIEWERS = ["auto", "fitted", "own space"]
@@ -27,7 +27,7 @@ class LatheCameraPreset(io.ComfyNode):
             search_aliases=["zero123plus cameras", "sv3d cameras", "poses", "camera set", "orbit preset"],
             inputs=[
                 widget(
-                    io.Combo, "preset", options=list(sets.preset_names()), default="zero123plus_v1.2",
+                    io.Combo, "preset", options=list(presets.preset_names()), default="zero123plus_v1.2",
                     tooltip="Which set. sv3d_p_core and sv3d_u_core are for frames sampled with ComfyUI's own SV3D nodes, "
                     "sv3d_sgm for frames of the published sampler.",
                 ),
@@ -46,12 +46,12 @@ class LatheCameraPreset(io.ComfyNode):
                     tooltip="Camera distance from the origin; the object fits the cube from -1 to 1. 0 keeps the preset's own.",
                 ),
             ],
-            outputs=[sockets.CAMERAS.Output(display_name="cameras", tooltip="One camera for each view, named by azimuth and elevation.")],
+            outputs=[CAMERAS.Output(display_name="cameras", tooltip="One camera for each view, named by azimuth and elevation.")],
         )
 
     @classmethod
     def execute(cls, preset, input_azimuth, elevation, radius) -> io.NodeOutput:
-        return io.NodeOutput(sets.preset_cameras(preset, input_azimuth=input_azimuth, elevation=elevation, radius=radius or None))
+        return io.NodeOutput(presets.preset_cameras(preset, input_azimuth=input_azimuth, elevation=elevation, radius=radius or None))
 
 
 class LatheRandomElevation(io.ComfyNode):
@@ -83,7 +83,7 @@ class LatheRandomElevation(io.ComfyNode):
 
     @classmethod
     def execute(cls, seed, lowest, highest) -> io.NodeOutput:
-        return io.NodeOutput(sets.random_elevation(seed, lowest, highest))
+        return io.NodeOutput(orbits.random_elevation(seed, lowest, highest))
 
 
 class LatheOrbitCameras(io.ComfyNode):
@@ -121,19 +121,19 @@ class LatheOrbitCameras(io.ComfyNode):
                     tooltip="Whether the last camera stands at the end of the turn. On a full turn it would repeat the first.",
                 ),
             ],
-            outputs=[sockets.CAMERAS.Output(display_name="cameras", tooltip="The orbit's cameras, in order.")],
+            outputs=[CAMERAS.Output(display_name="cameras", tooltip="The orbit's cameras, in order.")],
         )
 
     @classmethod
     def execute(cls, views, elevation, radius, fov, start, turn, endpoint) -> io.NodeOutput:
-        orbit = sets.orbit_cameras(views, elevation=elevation, radius=radius, fov=fov, start=start, turn=turn, endpoint=endpoint)
+        orbit = orbits.orbit_cameras(views, elevation=elevation, radius=radius, fov=fov, start=start, turn=turn, endpoint=endpoint)
         return io.NodeOutput(orbit)
 
 
 def _bounds(mesh) -> tuple[torch.Tensor, torch.Tensor] | None:
     if mesh is None:
         return None
-    vertices = sockets.meshes_in(mesh)[0].vertices
+    vertices = meshes_in(mesh)[0].vertices
     if not len(vertices):
         raise ValueError("The mesh is empty, so its place in the viewer is unknown.")
     return vertices.amin(0), vertices.amax(0)
@@ -141,7 +141,7 @@ def _bounds(mesh) -> tuple[torch.Tensor, torch.Tensor] | None:
 
 def _viewer_inputs() -> list:
     return [
-        sockets.mesh_input(
+        mesh_input(
             "mesh", optional=True,
             tooltip="The mesh the viewer shows, the first of a batch. Viewers that scale a model to their own size need it to undo that.",
         ),
@@ -165,10 +165,10 @@ class LatheCamerasFromLoad3D(io.ComfyNode):
             description="Turns the camera of ComfyUI's 3D viewer (Load 3D) into a Lathe camera, for Render Views or a picture made there.",
             search_aliases=["load3d camera", "viewer camera", "camera info"],
             inputs=[
-                sockets.LOAD3D_CAMERA.Input("camera_info", tooltip="The camera of Load 3D, or of core's Create Camera Info."),
+                LOAD3D_CAMERA.Input("camera_info", tooltip="The camera of Load 3D, or of core's Create Camera Info."),
                 *_viewer_inputs(),
                 widget(
-                    sockets.LOAD3D_MODEL_INFO, "model_3d_info", optional=True,
+                    LOAD3D_MODEL_INFO, "model_3d_info", optional=True,
                     tooltip="Newer viewers say here how the model was moved and scaled; where wired, it decides.",
                 ),
                 widget(
@@ -176,14 +176,14 @@ class LatheCamerasFromLoad3D(io.ComfyNode):
                     tooltip="Width divided by height of the pictures this camera is for. 1 is a square picture.",
                 ),
             ],
-            outputs=[sockets.CAMERAS.Output(display_name="cameras", tooltip="One camera.")],
+            outputs=[CAMERAS.Output(display_name="cameras", tooltip="One camera.")],
         )
 
     @classmethod
     def execute(cls, camera_info, viewer, aspect, mesh=None, model_3d_info=None) -> io.NodeOutput:
         newer = "fov" in camera_info if viewer == "auto" else viewer == "own space"
-        frame = viewer_camera.choose_frame(newer_viewer=newer, bounds=_bounds(mesh), model_info=model_3d_info)
-        return io.NodeOutput(viewer_camera.from_load3d(camera_info, frame, aspect))
+        frame = load3d_viewer.choose_frame(newer_viewer=newer, bounds=_bounds(mesh), model_info=model_3d_info)
+        return io.NodeOutput(load3d_viewer.from_load3d(camera_info, frame, aspect))
 
 
 class LatheCamerasToLoad3D(io.ComfyNode):
@@ -198,22 +198,22 @@ class LatheCamerasToLoad3D(io.ComfyNode):
             description="One camera of a set as ComfyUI's viewer takes it (Preview 3D), to look at an asset through that camera.",
             search_aliases=["load3d camera", "preview3d camera", "camera info"],
             inputs=[
-                sockets.CAMERAS.Input("cameras", tooltip="A set of cameras; the first asset's, where each asset has its own."),
+                CAMERAS.Input("cameras", tooltip="A set of cameras; the first asset's, where each asset has its own."),
                 widget(io.Int, "view", default=0, min=0, max=4095, tooltip="Which camera of the set, counted from 0."),
                 *_viewer_inputs(),
             ],
-            outputs=[sockets.LOAD3D_CAMERA.Output(display_name="camera_info", tooltip="For Preview 3D and core's render nodes.")],
+            outputs=[LOAD3D_CAMERA.Output(display_name="camera_info", tooltip="For Preview 3D and core's render nodes.")],
         )
 
     @classmethod
     def execute(cls, cameras, view, viewer, mesh=None) -> io.NodeOutput:
         if view >= cameras.n_views:
             raise ValueError(f"There is no view {view}: this set has {cameras.n_views} (0 to {cameras.n_views - 1}).")
-        newer = sockets.NEWER_VIEWER if viewer == "auto" else viewer == "own space"
+        newer = NEWER_VIEWER if viewer == "auto" else viewer == "own space"
         bounds = _bounds(mesh)
-        frame = viewer_camera.choose_frame(newer_viewer=newer, bounds=bounds)
+        frame = load3d_viewer.choose_frame(newer_viewer=newer, bounds=bounds)
         centre = None if bounds is None else (bounds[0] + bounds[1]) / 2
-        return io.NodeOutput(viewer_camera.to_load3d(cameras.of_asset(0), view, frame, centre, newer_viewer=newer))
+        return io.NodeOutput(load3d_viewer.to_load3d(cameras.of_asset(0), view, frame, centre, newer_viewer=newer))
 
 
 class LatheLoadCameras(io.ComfyNode):
@@ -229,22 +229,22 @@ class LatheLoadCameras(io.ComfyNode):
             search_aliases=["transforms.json", "nerf cameras", "import poses"],
             inputs=[
                 widget(
-                    io.Combo, "file", options=host.asset_files(".json"),
+                    io.Combo, "file", options=asset_files(".json"),
                     tooltip="A .json file in ComfyUI's input folder, or one saved by Save Cameras (marked [output]).",
                 )
             ],
-            outputs=[sockets.CAMERAS.Output(display_name="cameras", tooltip="The file's cameras, in its order.")],
+            outputs=[CAMERAS.Output(display_name="cameras", tooltip="The file's cameras, in its order.")],
         )
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        return host.file_stamp(file)
+        return file_stamp(file)
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        from ..pipelines.files import load_cameras
+        from ..pipelines.formats.cameras import load_cameras
 
-        return io.NodeOutput(load_cameras(host.asset_path(file)))
+        return io.NodeOutput(load_cameras(asset_path(file)))
 
 
 class LatheSaveCameras(io.ComfyNode):
@@ -260,7 +260,7 @@ class LatheSaveCameras(io.ComfyNode):
             search_aliases=["transforms.json", "export cameras", "nerf cameras"],
             is_output_node=True,
             inputs=[
-                sockets.CAMERAS.Input("cameras", tooltip="The cameras to write."),
+                CAMERAS.Input("cameras", tooltip="The cameras to write."),
                 widget(
                     io.String, "filename_prefix", default="lathe/cameras",
                     tooltip="Name of the file under the output folder; a number is added, nothing is overwritten.",
@@ -271,12 +271,12 @@ class LatheSaveCameras(io.ComfyNode):
 
     @classmethod
     def execute(cls, cameras, filename_prefix) -> io.NodeOutput:
-        from ..pipelines.files import save_cameras
+        from ..pipelines.formats.cameras import save_cameras
 
-        files = host.output_files(filename_prefix, ".json", cameras.n_assets or 1)
+        files = output_files(filename_prefix, ".json", cameras.n_assets or 1)
         for i, file in enumerate(files):
             save_cameras(cameras.of_asset(i), file.path)
-        return io.NodeOutput(host.relative_names(files), ui={"text": [str(file.path) for file in files]})
+        return io.NodeOutput(relative_names(files), ui={"text": [str(file.path) for file in files]})
 
 
 class LatheJoinViews(io.ComfyNode):
@@ -291,17 +291,17 @@ class LatheJoinViews(io.ComfyNode):
             description="Puts two sets of views together, cameras with their images and masks, asset by asset. Chain it for more sets.",
             search_aliases=["merge views", "combine cameras", "more views"],
             inputs=[
-                sockets.CAMERAS.Input("cameras_1", tooltip="The first set of cameras."),
-                sockets.CAMERAS.Input("cameras_2", tooltip="The second set; its views come after the first's."),
-                sockets.IMAGE.Input("images_1", optional=True, tooltip="The first set's images, one asset after the other."),
-                sockets.IMAGE.Input("images_2", optional=True, tooltip="The second set's images, of the same assets and the same size."),
-                sockets.MASK.Input("masks_1", optional=True, tooltip="The first set's masks, where it has any."),
-                sockets.MASK.Input("masks_2", optional=True, tooltip="The second set's masks, where it has any."),
+                CAMERAS.Input("cameras_1", tooltip="The first set of cameras."),
+                CAMERAS.Input("cameras_2", tooltip="The second set; its views come after the first's."),
+                IMAGE.Input("images_1", optional=True, tooltip="The first set's images, one asset after the other."),
+                IMAGE.Input("images_2", optional=True, tooltip="The second set's images, of the same assets and the same size."),
+                MASK.Input("masks_1", optional=True, tooltip="The first set's masks, where it has any."),
+                MASK.Input("masks_2", optional=True, tooltip="The second set's masks, where it has any."),
             ],
             outputs=[
-                sockets.CAMERAS.Output(display_name="cameras", tooltip="All cameras."),
-                sockets.IMAGE.Output(display_name="images", tooltip="All images, asset by asset; nothing where none came in."),
-                sockets.MASK.Output(display_name="masks", tooltip="All masks; nothing where none came in."),
+                CAMERAS.Output(display_name="cameras", tooltip="All cameras."),
+                IMAGE.Output(display_name="images", tooltip="All images, asset by asset; nothing where none came in."),
+                MASK.Output(display_name="masks", tooltip="All masks; nothing where none came in."),
             ],
         )
 
@@ -312,10 +312,10 @@ class LatheJoinViews(io.ComfyNode):
                 return None
             if first is None or second is None:
                 raise ValueError(f"Join Views has {what} of only one set: wire both, or neither.")
-            return sets.join_frames(first, second, cameras_1, cameras_2)
+            return join_and_select.join_frames(first, second, cameras_1, cameras_2)
 
         return io.NodeOutput(
-            sets.join_cameras(cameras_1, cameras_2), joined(images_1, images_2, "images"), joined(masks_1, masks_2, "masks")
+            join_and_select.join_cameras(cameras_1, cameras_2), joined(images_1, images_2, "images"), joined(masks_1, masks_2, "masks")
         )
 
 
@@ -331,25 +331,25 @@ class LatheSelectViews(io.ComfyNode):
             description="Keeps some views of a set, in the order you name them, with their images and masks.",
             search_aliases=["pick views", "filter views", "drop view", "reorder views"],
             inputs=[
-                sockets.CAMERAS.Input("cameras", tooltip="The cameras of the set."),
+                CAMERAS.Input("cameras", tooltip="The cameras of the set."),
                 widget(
                     io.String, "views", default="0, 2, 4, 5",
                     tooltip="Numbers counted from 0, and ranges: 0, 2, 4-5. Negative numbers count from the end.",
                 ),
-                sockets.IMAGE.Input("images", optional=True, tooltip="The set's images, one asset after the other."),
-                sockets.MASK.Input("masks", optional=True, tooltip="The set's masks."),
+                IMAGE.Input("images", optional=True, tooltip="The set's images, one asset after the other."),
+                MASK.Input("masks", optional=True, tooltip="The set's masks."),
             ],
             outputs=[
-                sockets.CAMERAS.Output(display_name="cameras", tooltip="The chosen cameras."),
-                sockets.IMAGE.Output(display_name="images", tooltip="The chosen views of every asset; nothing where none came in."),
-                sockets.MASK.Output(display_name="masks", tooltip="Their masks; nothing where none came in."),
+                CAMERAS.Output(display_name="cameras", tooltip="The chosen cameras."),
+                IMAGE.Output(display_name="images", tooltip="The chosen views of every asset; nothing where none came in."),
+                MASK.Output(display_name="masks", tooltip="Their masks; nothing where none came in."),
             ],
         )
 
     @classmethod
     def execute(cls, cameras, views, images=None, masks=None) -> io.NodeOutput:
-        chosen = sets.parse_views(views, cameras.n_views)
-        kept = [None if frames is None else sets.select_frames(frames, cameras, chosen) for frames in (images, masks)]
+        chosen = join_and_select.parse_views(views, cameras.n_views)
+        kept = [None if frames is None else join_and_select.select_frames(frames, cameras, chosen) for frames in (images, masks)]
         return io.NodeOutput(cameras.select(chosen), *kept)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io
 
-from . import host, sockets
-from .sockets import schema, widget
+from .core import folders, nets, progress
+from .core.images import alpha_in, images_in, images_out, masks_in
+from .core.schema import IMAGE, MASK, schema, widget
 
 AUTO = "first found"
 
@@ -26,43 +27,43 @@ class LatheEstimateDepth(io.ComfyNode):
             "Any other depth node serves Distil Field as well.",
             search_aliases=["midas", "dpt", "depth map", "monocular depth"],
             inputs=[
-                sockets.IMAGE.Input("images", tooltip="The pictures."),
+                IMAGE.Input("images", tooltip="The pictures."),
                 widget(
                     io.Combo, "model", options=[AUTO, *(path.name for path in _models())], default=AUTO,
                     tooltip="A folder in models/lathe with a DPT or Depth Anything model as transformers saves it.",
                 ),
-                sockets.MASK.Input(
+                MASK.Input(
                     "masks", optional=True, tooltip="1 = object: depth is stretched over the object alone, black elsewhere.",
                 ),
             ],
-            outputs=[sockets.IMAGE.Output(display_name="depth", tooltip="Near is white, each picture stretched to black and white.")],
+            outputs=[IMAGE.Output(display_name="depth", tooltip="Near is white, each picture stretched to black and white.")],
         )  # fmt: skip
 
     @classmethod
     def execute(cls, images, model, masks=None) -> io.NodeOutput:
-        from ..pipelines.depth_estimation import HOW_TO_GET, DepthEstimator
+        from ..pipelines.images.depth_estimation import HOW_TO_GET, DepthEstimator
 
-        folders = [path for path in _models() if model in (AUTO, path.name)]
-        if not folders:
-            raise ValueError(HOW_TO_GET.format(folders=", ".join(map(str, host.model_folders()))))
-        pixels = sockets.images_in(images)
-        outlines = sockets.alpha_in(images) if masks is None else sockets.masks_in(masks)
+        found = [path for path in _models() if model in (AUTO, path.name)]
+        if not found:
+            raise ValueError(HOW_TO_GET.format(folders=", ".join(map(str, folders.model_folders()))))
+        pixels = images_in(images)
+        outlines = alpha_in(images) if masks is None else masks_in(masks)
         if outlines is not None and outlines.shape != (len(pixels), 1, *pixels.shape[2:]):
             raise ValueError(f"Estimate Depth: {len(pixels)} pictures need as many masks of their size, not {tuple(outlines.shape)}.")
-        loaded = host.LoadedNet(lambda: DepthEstimator(folders[0]), lambda estimator: [estimator.net])
-        tick, made = host.tick_for(cls), []
+        loaded = nets.LoadedNet(lambda: DepthEstimator(found[0]), lambda estimator: [estimator.net])
+        tick, made = progress.tick_for(cls), []
         with loaded.use() as estimator:
             for index, picture in enumerate(pixels):
                 tick(index, len(pixels))
                 made.append(estimator(picture, None if outlines is None else outlines[index]))
         tick(1, 1)
-        return io.NodeOutput(sockets.images_out(torch.stack(made).expand(-1, 3, -1, -1)))
+        return io.NodeOutput(images_out(torch.stack(made).expand(-1, 3, -1, -1)))
 
 
 def _models() -> list[Path]:
-    from ..pipelines.depth_estimation import available
+    from ..pipelines.images.depth_estimation import available
 
-    return available(host.model_folders())
+    return available(folders.model_folders())
 
 
 NODES = [LatheEstimateDepth]

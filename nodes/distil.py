@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
-from . import host, sockets, splat_sockets
-from .sockets import schema, widget
+from .core import gradients, memory, progress
+from .core.images import alpha_in, images_in, images_out, masks_in
+from .core.mesh import MESH_FILES, from_core_mesh, meshes_in, to_core_mesh
+from .core.schema import FIELD, IMAGE, MASK, MESH, PRIOR, SPLAT, asset_input, schema, widget
+from .core.splat import from_core_splat, to_core_splat
 
 if TYPE_CHECKING:
     from ..pipelines.data.progress import Tick
-    from ..pipelines.distil_loop import Distillation
-    from ..pipelines.distil_settings import LoopSettings
-    from ..pipelines.distil_state import RunState
-    from ..pipelines.distil_views import ReferenceView
+    from ..pipelines.distillation.cameras_and_shading import ReferenceView
+    from ..pipelines.distillation.loop import Distillation
+    from ..pipelines.distillation.run_file import RunState
+    from ..pipelines.distillation.settings import LoopSettings
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +33,7 @@ TURNTABLE_VIEWS, TURNTABLE_SIDE = 12, 256
 
 def prior_input() -> Any:
     """What judges the views."""
-    return sockets.PRIOR.Input(
+    return PRIOR.Input(
         "prior",
         tooltip="Says how the asset should look from elsewhere: a prior from a checkpoint, from Stable Zero123, from a view model, or "
         "Combine Priors.",
@@ -40,15 +43,15 @@ def prior_input() -> Any:
 def reference_inputs() -> list[Any]:
     """The picture, its mask and depth, and where it was taken from."""
     return [
-        sockets.IMAGE.Input(
+        IMAGE.Input(
             "image", optional=True,
             tooltip="The picture that the asset is made of, square, the object before a plain background: from Prepare Image. Without one "
             "the priors alone decide, as in text to 3D.",
         ),
-        sockets.MASK.Input(
+        MASK.Input(
             "mask", optional=True, tooltip="1 = object, of the picture's size. Without one its alpha channel serves, where it has one.",
         ),
-        sockets.IMAGE.Input(
+        IMAGE.Input(
             "depth", optional=True,
             tooltip="Depth of the picture, near is white, of any scale: from a depth node. Counts in the presets as_coded and paper (in "
             "Distil Mesh in paper alone), and keeps the front from becoming flat or hollow.",
@@ -109,8 +112,8 @@ def run_input() -> Any:
 def run_outputs() -> list[Any]:
     """What every loop gives beside its asset."""
     return [
-        sockets.IMAGE.Output(display_name="turntable", tooltip="Twelve views around the asset."),
-        sockets.IMAGE.Output(display_name="curve", tooltip="The loss curve: every term before its weight."),
+        IMAGE.Output(display_name="turntable", tooltip="Twelve views around the asset."),
+        IMAGE.Output(display_name="curve", tooltip="The loss curve: every term before its weight."),
         RUN.Output(display_name="run", tooltip="The run as it is now: Save Distillation keeps it, and it can go on with more steps."),
     ]
 
@@ -138,7 +141,7 @@ class LatheDistilField(io.ComfyNode):
                 *reference_widgets(),
             ],
             outputs=[
-                sockets.FIELD.Output(display_name="field", tooltip="The field, of density: for Distil Mesh, or Field To Mesh."),
+                FIELD.Output(display_name="field", tooltip="The field, of density: for Distil Mesh, or Field To Mesh."),
                 *run_outputs(),
             ],
         )
@@ -147,14 +150,14 @@ class LatheDistilField(io.ComfyNode):
     def execute(
         cls, prior, preset, seed, steps, size, reference_weight, elevation, radius, fov, image=None, mask=None, depth=None, run=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..pipelines.distil_field import DistilField
-        from ..pipelines.distil_settings import load_distil_preset
+        from ..pipelines.distillation.field import DistilField
+        from ..pipelines.distillation.settings import load_distil_preset
 
         settings = changed(load_distil_preset(preset).coarse, steps, size)
-        with host.differentiable():
+        with gradients.differentiable():
             reference = reference_in(image, mask, depth, elevation, radius, fov, reference_weight)
-            loop = DistilField(reference, prior, settings, seed=seed, device=host.device())
-            go_on(loop, run, settings, host.tick_for(cls))
+            loop = DistilField(reference, prior, settings, seed=seed, device=memory.device())
+            go_on(loop, run, settings, progress.tick_for(cls))
             return io.NodeOutput([loop.field()], *reports(loop, reference))
 
 
@@ -171,8 +174,8 @@ class LatheDistilMesh(io.ComfyNode):
             "texture: the fine stage of Magic123, and a refiner for a mesh of any other route. Cancel keeps what was reached.",
             search_aliases=["magic123", "refine mesh", "dmtet", "deep marching tetrahedra", "flexicubes", "retexture", "SDS"],
             inputs=[
-                sockets.asset_input(
-                    "start", sockets.FIELD, sockets.MESH, *sockets.MESH_FILES,
+                asset_input(
+                    "start", FIELD, MESH, *MESH_FILES,
                     tooltip="What to refine: the field of Distil Field, any other field, or a mesh of any route, best closed.",
                 ),
                 prior_input(),
@@ -201,7 +204,7 @@ class LatheDistilMesh(io.ComfyNode):
                 *reference_widgets(),
             ],
             outputs=[
-                sockets.MESH.Output(display_name="mesh", tooltip="The mesh with UVs and a texture; after Cancel with vertex colours."),
+                MESH.Output(display_name="mesh", tooltip="The mesh with UVs and a texture; after Cancel with vertex colours."),
                 *run_outputs(),
             ],
         )  # fmt: skip
@@ -211,19 +214,19 @@ class LatheDistilMesh(io.ComfyNode):
         cls, start, prior, preset, seed, steps, size, surface, grid, faces, texture_size, reference_weight, elevation, radius, fov,
         image=None, mask=None, depth=None, run=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..pipelines.distil_mesh import DistilMesh, SurfaceLost
-        from ..pipelines.distil_settings import load_distil_preset
+        from ..pipelines.distillation.mesh import DistilMesh, SurfaceLost
+        from ..pipelines.distillation.settings import load_distil_preset
 
         settings = changed(load_distil_preset(preset).fine, steps, size)
         settings = replace(
             settings, surface=surface, grid=grid or settings.grid, faces=faces or settings.faces, texture=int(texture_size)
         )
-        first = one_asset(start if isinstance(start, list) else sockets.meshes_in(start), "start")
-        tick, words, done = host.tick_for(cls), [], None
-        with host.differentiable():
+        first = one_asset(start if isinstance(start, list) else meshes_in(start), "start")
+        tick, words, done = progress.tick_for(cls), [], None
+        with gradients.differentiable():
             reference = reference_in(image, mask, depth, elevation, radius, fov, reference_weight)
-            loop = DistilMesh(first, reference, prior, settings, seed=seed, device=host.device(), tick=tick)
-            with host.keeps_result_on_cancel():
+            loop = DistilMesh(first, reference, prior, settings, seed=seed, device=memory.device(), tick=tick)
+            with progress.keeps_result_on_cancel():
                 try:
                     go_on(loop, run, settings, tick, cancel_ends=True)
                 except SurfaceLost as error:
@@ -231,7 +234,7 @@ class LatheDistilMesh(io.ComfyNode):
                     words.append(str(error))
                 done = loop.textured(tick)
             mesh = loop.mesh() if done is None else done
-            return io.NodeOutput(sockets.to_core_mesh([mesh]), *reports(loop, reference), ui={"text": words} if words else None)
+            return io.NodeOutput(to_core_mesh([mesh]), *reports(loop, reference), ui={"text": words} if words else None)
 
 
 class LatheDistilSplat(io.ComfyNode):
@@ -248,8 +251,8 @@ class LatheDistilSplat(io.ComfyNode):
             search_aliases=["dreamgaussian", "magic123", "gaussian splatting", "3dgs", "SDS", "image to splat", "text to splat"],
             inputs=[
                 prior_input(),
-                sockets.asset_input(
-                    "start", sockets.SPLAT, sockets.MESH, optional=True,
+                asset_input(
+                    "start", SPLAT, MESH, optional=True,
                     tooltip="Splats to begin with, or a mesh whose surface they start on. Without it they start as a ball at the centre.",
                 ),
                 *reference_inputs(),
@@ -264,7 +267,7 @@ class LatheDistilSplat(io.ComfyNode):
                 ),
                 *reference_widgets(),
             ],
-            outputs=[sockets.SPLAT.Output(display_name="splat", tooltip="The splats, faint ones pruned."), *run_outputs()],
+            outputs=[SPLAT.Output(display_name="splat", tooltip="The splats, faint ones pruned."), *run_outputs()],
         )  # fmt: skip
 
     @classmethod
@@ -272,22 +275,22 @@ class LatheDistilSplat(io.ComfyNode):
         cls, prior, preset, seed, steps, size, points, reference_weight, elevation, radius, fov, start=None, image=None, mask=None,
         depth=None, run=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..pipelines.distil_settings import load_distil_preset
-        from ..pipelines.distil_splat import DistilSplat
-        from ..pipelines.splat_start import start_from_mesh
+        from ..pipelines.distillation.settings import load_distil_preset
+        from ..pipelines.distillation.splat import DistilSplat
+        from ..pipelines.splats.start import start_from_mesh
 
         settings = changed(load_distil_preset(preset).splat, steps, size)
         settings = replace(settings, points=points or settings.points)
-        with host.differentiable():
+        with gradients.differentiable():
             first = None
             if start is not None and hasattr(start, "positions"):
-                first = one_asset(splat_sockets.from_core_splat(start), "start")
+                first = one_asset(from_core_splat(start), "start")
             elif start is not None:
-                first = start_from_mesh(one_asset(sockets.from_core_mesh(start), "start"), settings.points, seed)
+                first = start_from_mesh(one_asset(from_core_mesh(start), "start"), settings.points, seed)
             reference = reference_in(image, mask, depth, elevation, radius, fov, reference_weight)
-            loop = DistilSplat(first, reference, prior, settings, seed=seed, device=host.device())
-            go_on(loop, run, settings, host.tick_for(cls))
-            return io.NodeOutput(splat_sockets.to_core_splat([loop.splats()]), *reports(loop, reference))
+            loop = DistilSplat(first, reference, prior, settings, seed=seed, device=memory.device())
+            go_on(loop, run, settings, progress.tick_for(cls))
+            return io.NodeOutput(to_core_splat([loop.splats()]), *reports(loop, reference))
 
 
 # ---- what the loops share --------------------------------------------------------------------------------------------
@@ -314,16 +317,16 @@ def reference_in(
     Raises:
         ValueError: several pictures, or parts that do not belong together.
     """
-    from ..pipelines.distil_views import ReferenceView
+    from ..pipelines.distillation.cameras_and_shading import ReferenceView
 
     picture = outline = distance = None
     if image is not None:
-        picture = sockets.images_in(image).clone()
-        outline = sockets.alpha_in(image) if mask is None else sockets.masks_in(mask).clone()
+        picture = images_in(image).clone()
+        outline = alpha_in(image) if mask is None else masks_in(mask).clone()
     elif mask is not None:
-        outline = sockets.masks_in(mask).clone()
+        outline = masks_in(mask).clone()
     if depth is not None:
-        distance = 1 - sockets.images_in(depth).mean(1, keepdim=True)
+        distance = 1 - images_in(depth).mean(1, keepdim=True)
     for name, part in (("pictures", picture), ("masks", outline), ("depths", distance)):
         if part is not None and len(part) != 1:
             raise ValueError(f"Distillation works on one asset at a time, but {len(part)} {name} arrived: choose one, for instance with "
@@ -349,7 +352,7 @@ def go_on(loop: Distillation, run: RunState | None, settings: LoopSettings, tick
 
     A prior that worked and then fails for good ends the run with what was reached; one that never worked is an error.
     """
-    from ..pipelines.fit_targets import FitBroken
+    from ..pipelines.fitting.loop import FitBroken
 
     if run is not None:
         loop.restore(run.tensors, run.about)
@@ -362,7 +365,7 @@ def go_on(loop: Distillation, run: RunState | None, settings: LoopSettings, tick
         log.warning("%s: the run has all of its %d steps already; ask for more to go on.", loop.stage, before)
         return
     try:
-        with contextlib.nullcontext() if cancel_ends else host.keeps_result_on_cancel():
+        with contextlib.nullcontext() if cancel_ends else progress.keeps_result_on_cancel():
             loop.run(left, shifted)
     except FitBroken as error:
         if not loop.worth_keeping and run is None:
@@ -372,10 +375,10 @@ def go_on(loop: Distillation, run: RunState | None, settings: LoopSettings, tick
 
 def reports(loop: Distillation, reference: ReferenceView) -> tuple[Any, ...]:
     """The outputs beside the asset: turntable, curve and run."""
-    from ..pipelines.cameras import orbit_cameras
-    from ..pipelines.distil_state import state_of
-    from ..pipelines.distil_views import PLAIN
-    from ..pipelines.splat_curve import loss_curve
+    from ..pipelines.cameras.orbits import orbit_cameras
+    from ..pipelines.distillation.cameras_and_shading import PLAIN
+    from ..pipelines.distillation.run_file import state_of
+    from ..pipelines.plots.loss_curve import loss_curve
 
     cameras = orbit_cameras(TURNTABLE_VIEWS, elevation=15.0, radius=reference.radius, fov=reference.fov)
     white = torch.ones(3, device=loop.device)
@@ -384,7 +387,7 @@ def reports(loop: Distillation, reference: ReferenceView) -> tuple[Any, ...]:
         log.warning("%s: %d of %d steps were skipped, their numbers were not finite.", loop.stage, loop.skipped, loop.steps_done)
     frames = [loop.draw(cameras.select([view]), side, [PLAIN], white, False).images.cpu() for view in range(cameras.n_views)]
     curve = loss_curve(loop.losses, title=f"{loop.stage}: losses before their weights")[None]
-    return sockets.images_out(torch.cat(frames)), sockets.images_out(curve), state_of(loop)
+    return images_out(torch.cat(frames)), images_out(curve), state_of(loop)
 
 
 NODES = [LatheDistilField, LatheDistilMesh, LatheDistilSplat]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import host
+from .core.files import asset_files, asset_path, file_stamp, output_files, relative_names
+from .core.schema import schema, widget
 from .distil import CATEGORY, RUN
-from .sockets import schema, widget
 
 
 class LatheSaveDistillation(io.ComfyNode):
@@ -34,11 +34,11 @@ class LatheSaveDistillation(io.ComfyNode):
 
     @classmethod
     def execute(cls, run, filename_prefix) -> io.NodeOutput:
-        from ..pipelines.distil_state import save_run
+        from ..pipelines.distillation.run_file import save_run
 
-        files = host.output_files(filename_prefix, ".safetensors", 1)
+        files = output_files(filename_prefix, ".safetensors", 1)
         save_run(run, files[0].path)
-        names = host.relative_names(files)
+        names = relative_names(files)
         return io.NodeOutput(names[0], ui={"text": names})
 
 
@@ -55,7 +55,7 @@ class LatheLoadDistillation(io.ComfyNode):
             search_aliases=["checkpoint", "load run state", "resume"],
             inputs=[
                 widget(
-                    io.Combo, "file", options=host.asset_files(".safetensors"),
+                    io.Combo, "file", options=asset_files(".safetensors"),
                     tooltip="A run in ComfyUI's input folder, or one saved below output/lathe (marked [output]).",
                 )
             ],
@@ -64,13 +64,13 @@ class LatheLoadDistillation(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        return host.file_stamp(file)
+        return file_stamp(file)
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        from ..pipelines.distil_state import load_run
+        from ..pipelines.distillation.run_file import load_run
 
-        return io.NodeOutput(load_run(host.asset_path(file)))
+        return io.NodeOutput(load_run(asset_path(file)))
 
 
 NODES = [LatheSaveDistillation, LatheLoadDistillation]

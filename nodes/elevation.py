@@ -7,8 +7,9 @@ import logging
 import torch
 from comfy_api.latest import io
 
-from . import host, sockets
-from .sockets import schema, widget
+from .core import progress
+from .core.images import images_in, images_out, masks_in
+from .core.schema import CAMERAS, IMAGE, MASK, schema, widget
 
 CATEGORY = "3d/Lathe/Cameras"
 
@@ -26,9 +27,9 @@ class LatheEstimateElevation(io.ComfyNode):
             "models that choose their elevation themselves; azimuths, distance and lens must be known.",
             search_aliases=["camera elevation", "turntable elevation", "pose estimation", "im-3d elevation", "camera height"],
             inputs=[
-                sockets.IMAGE.Input("images", tooltip="The views of an orbit around the object, one asset after the other."),
-                sockets.MASK.Input("masks", tooltip="Their masks, 1 = object: from Mask Views. A view whose mask is empty is left out."),
-                sockets.CAMERAS.Input(
+                IMAGE.Input("images", tooltip="The views of an orbit around the object, one asset after the other."),
+                MASK.Input("masks", tooltip="Their masks, 1 = object: from Mask Views. A view whose mask is empty is left out."),
+                CAMERAS.Input(
                     "cameras",
                     tooltip="The orbit: Orbit Cameras, or a preset such as im3d_orbit. Azimuths, distance and lens are taken from here; "
                     "the elevation they stand at does not matter.",
@@ -48,7 +49,7 @@ class LatheEstimateElevation(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.CAMERAS.Output(
+                CAMERAS.Output(
                     display_name="cameras", tooltip="The cameras at the estimated elevation; each asset's own where there are several."
                 ),
                 io.Float.Output(
@@ -59,7 +60,7 @@ class LatheEstimateElevation(io.ComfyNode):
                     display_name="confidence", is_output_list=True,
                     tooltip="For each asset: near 1 the elevation is known to a degree, at 0 no better than a guess between 0 and 45.",
                 ),
-                sockets.IMAGE.Output(
+                IMAGE.Output(
                     display_name="curve",
                     tooltip="For each asset, by how much its silhouettes miss each other at every elevation, and the estimate in red.",
                 ),
@@ -68,15 +69,15 @@ class LatheEstimateElevation(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, masks, cameras, method, lowest, highest) -> io.NodeOutput:
-        from ..pipelines import elevation
-        from ..pipelines.elevation_picture import estimate_picture
+        from ..pipelines.cameras import elevation
+        from ..pipelines.plots.elevation import estimate_picture
         from ..pipelines.weights import mini_models
 
-        pixels, silhouettes = sockets.images_in(images), sockets.masks_in(masks)
+        pixels, silhouettes = images_in(images), masks_in(masks)
         elevation.check_frames(pixels, silhouettes, cameras)
         net = None if method == "silhouettes" else mini_models.load_elevation()
         estimates = elevation.estimate_elevation(
-            pixels, silhouettes, cameras, method=method, net=net, lowest=lowest, highest=highest, tick=host.tick_for(cls)
+            pixels, silhouettes, cameras, method=method, net=net, lowest=lowest, highest=highest, tick=progress.tick_for(cls)
         )
         for number, estimate in enumerate(estimates, 1):
             advice = elevation.describe(estimate)
@@ -86,7 +87,7 @@ class LatheEstimateElevation(io.ComfyNode):
             elevation.pose(cameras, estimates),
             [estimate.elevation for estimate in estimates],
             [estimate.confidence for estimate in estimates],
-            sockets.images_out(torch.stack([estimate_picture(estimate) for estimate in estimates])),
+            images_out(torch.stack([estimate_picture(estimate) for estimate in estimates])),
         )
 
 

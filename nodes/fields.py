@@ -5,8 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..pipelines.data.progress import part_of
-from . import host, sockets
-from .sockets import schema, widget
+from .core import memory, progress
+from .core.files import asset_files, asset_path, file_stamp, output_files, relative_names
+from .core.mesh import to_core_mesh
+from .core.schema import FIELD, MESH, schema, widget
 
 CATEGORY = "3d/Lathe/Field"
 
@@ -23,7 +25,7 @@ class LatheFieldToMesh(io.ComfyNode):
             description="Extracts the surface of a field as a mesh with vertex colours, by FlexiCubes or marching cubes.",
             search_aliases=["extract mesh", "flexicubes", "marching cubes", "isosurface", "meshing"],
             inputs=[
-                sockets.FIELD.Input("field", tooltip="What Reconstruct or Load Field gives; each asset of a batch makes a mesh."),
+                FIELD.Input("field", tooltip="What Reconstruct or Load Field gives; each asset of a batch makes a mesh."),
                 widget(
                     io.Combo, "method", options=["flexicubes", "marching cubes"], default="flexicubes",
                     tooltip="flexicubes keeps sharp edges and uses what the network says of each cell; "
@@ -39,23 +41,23 @@ class LatheFieldToMesh(io.ComfyNode):
                     "0 takes the field's own. Signed distances ignore it.",
                 ),
             ],
-            outputs=[sockets.MESH.Output(display_name="mesh", tooltip="One mesh for each asset, with vertex colours, facing +Z.")],
+            outputs=[MESH.Output(display_name="mesh", tooltip="One mesh for each asset, with vertex colours, facing +Z.")],
         )
 
     @classmethod
     def execute(cls, field, method, resolution, threshold) -> io.NodeOutput:
-        from ..pipelines import meshing
+        from ..pipelines.meshes import extract
 
-        tick = host.tick_for(cls)
+        tick = progress.tick_for(cls)
         meshes = [
-            meshing.field_to_mesh(
+            extract.field_to_mesh(
                 one, "flexicubes" if method == "flexicubes" else "marching_cubes", resolution or None, level=threshold or None,
-                device=host.device(), tick=part_of(tick, i, len(field)),
+                device=memory.device(), tick=part_of(tick, i, len(field)),
             )
             for i, one in enumerate(field)
         ]  # fmt: skip
         tick(1, 1)
-        return io.NodeOutput(sockets.to_core_mesh(meshes))
+        return io.NodeOutput(to_core_mesh(meshes))
 
 
 class LatheSaveField(io.ComfyNode):
@@ -71,7 +73,7 @@ class LatheSaveField(io.ComfyNode):
             search_aliases=["export field", "save triplane", "keep reconstruction"],
             is_output_node=True,
             inputs=[
-                sockets.FIELD.Input("field", tooltip="The field to keep."),
+                FIELD.Input("field", tooltip="The field to keep."),
                 widget(
                     io.String, "filename_prefix", default="lathe/field",
                     tooltip="Name of the file under the output folder; a number is added, nothing is overwritten.",
@@ -82,12 +84,12 @@ class LatheSaveField(io.ComfyNode):
 
     @classmethod
     def execute(cls, field, filename_prefix) -> io.NodeOutput:
-        from ..pipelines.files import save_field
+        from ..pipelines.formats.fields import save_field
 
-        files = host.output_files(filename_prefix, ".safetensors", len(field))
+        files = output_files(filename_prefix, ".safetensors", len(field))
         for one, file in zip(field, files, strict=True):
             save_field(one, file.path)
-        return io.NodeOutput(host.relative_names(files), ui={"text": host.relative_names(files)})
+        return io.NodeOutput(relative_names(files), ui={"text": relative_names(files)})
 
 
 class LatheLoadField(io.ComfyNode):
@@ -103,22 +105,22 @@ class LatheLoadField(io.ComfyNode):
             search_aliases=["import field", "load triplane", "reuse reconstruction"],
             inputs=[
                 widget(
-                    io.Combo, "file", options=host.asset_files(".safetensors"),
+                    io.Combo, "file", options=asset_files(".safetensors"),
                     tooltip="A field in ComfyUI's input folder, or one saved below output/lathe (marked [output]).",
                 )
             ],
-            outputs=[sockets.FIELD.Output(display_name="field", tooltip="The field, as one asset.")],
+            outputs=[FIELD.Output(display_name="field", tooltip="The field, as one asset.")],
         )
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        return host.file_stamp(file)
+        return file_stamp(file)
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
-        from ..pipelines.files import load_field
+        from ..pipelines.formats.fields import load_field
 
-        return io.NodeOutput([load_field(host.asset_path(file))])
+        return io.NodeOutput([load_field(asset_path(file))])
 
 
 NODES = [LatheFieldToMesh, LatheSaveField, LatheLoadField]

@@ -13,15 +13,18 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from . import host, sockets, splat_sockets, voxel_sockets
-from .sockets import schema, widget
+from .core import folders, memory, nets, progress
+from .core.images import alpha_in, images_in, images_out, masks_in
+from .core.schema import CAMERAS, GEOLRM, IMAGE, MASK, SPLAT, VOXEL, download_input, schema, widget
+from .core.splat import to_core_splat
+from .core.voxel import to_core_voxel, voxels_in
 
 if TYPE_CHECKING:
     from ..pipelines.data.cameras import Cameras
     from ..pipelines.data.progress import Tick
     from ..pipelines.data.splats import Splats
-    from ..pipelines.geolrm import NetworkForm
-    from ..pipelines.geolrm_form import Verdict
+    from ..pipelines.reconstruction.geolrm.attention_verdicts import Verdict
+    from ..pipelines.reconstruction.geolrm.stages import NetworkForm
 
 CATEGORY = "3d/Lathe/Reconstruct"
 FORMS = ["auto", "tokens", "tokens, scale 1", "heads"]
@@ -50,11 +53,11 @@ class LoadedGeoLRM:
         with torch.inference_mode(False):
             self.model = load_geolrm(path, dtype=dtype, reconstruction_dtype=reconstruction_dtype)
         self.dtypes = {"proposal": dtype, "reconstruction": reconstruction_dtype}
-        self.nets: dict[str, host.LoadedNet] = {}
+        self.nets: dict[str, nets.LoadedNet] = {}
         for part in PARTS:
             net = getattr(self.model, part)
             if net is not None:
-                self.nets[part] = host.LoadedNet(lambda net=net: net)  # type: ignore[misc]
+                self.nets[part] = nets.LoadedNet(lambda net=net: net)  # type: ignore[misc]
 
     def run(self, part: str, work: Any, n_views: int, tokens: int, remedy: str = RUN_REMEDY) -> Any:
         """`work(device=, dtype=, attention=, free_memory=)` with the network of `part` on its device.
@@ -62,20 +65,20 @@ class LoadedGeoLRM:
         Raises:
             NotEnoughMemory: told before anything is moved.
         """
-        from ..pipelines.geolrm import memory_required
         from ..pipelines.nets.attention import torch_attention
+        from ..pipelines.reconstruction.geolrm.stages import memory_required
 
         net, module = self.nets[part], getattr(self.model, part)
         need = memory_required(module.config, self.model.view_size, n_views, tokens, self.dtypes[part]) + LEAST_CHUNK
-        weights = 0 if host.device().type == "cpu" else sum(p.numel() * p.element_size() for p in module.parameters())
-        host.make_room(
+        weights = 0 if memory.device().type == "cpu" else sum(p.numel() * p.element_size() for p in module.parameters())
+        memory.make_room(
             need + weights,
             f"GeoLRM's {part} network with {n_views} views of {self.model.view_size} pixels and {tokens} tokens",
             remedy,
         )
         with net.use(need):
-            chunk = min(MOST_CHUNK, max(LEAST_CHUNK, host.memory_left() // 4))
-            return work(device=host.device(), dtype=self.dtypes[part], attention=host.attention() or torch_attention, free_memory=chunk)
+            chunk = min(MOST_CHUNK, max(LEAST_CHUNK, memory.memory_left() // 4))
+            return work(device=memory.device(), dtype=self.dtypes[part], attention=memory.attention() or torch_attention, free_memory=chunk)
 
     def decide_forms(self, path: Path, asked: Mapping[str, str], tick: Tick) -> list[str]:
         """Settles how each network is run, and says so in a line for each.
@@ -83,32 +86,32 @@ class LoadedGeoLRM:
         A form that was asked for is taken, with a warning where the file or an earlier look at it says otherwise. auto takes what the file
         says, else what was found out about the same file before, else looks.
         """
-        from ..pipelines import geolrm_form
+        from ..pipelines.reconstruction.geolrm import attention_verdicts
         from ..pipelines.weights.geolrm import says_its_forms
 
         told = says_its_forms(path)
-        memory = geolrm_form.FormMemory(host.remembered(MEMORY_FILE))
-        digest = "" if told else geolrm_form.file_hash(path, tick)
-        known = {} if told else memory.recall(digest)
+        kept = attention_verdicts.FormMemory(folders.remembered(MEMORY_FILE))
+        digest = "" if told else attention_verdicts.file_hash(path, tick)
+        known = {} if told else kept.recall(digest)
         lines = []
         for part in self.nets:
             if asked[part] != "auto":
                 lines.append(self._forced(part, asked[part], told, known.get(part)))
                 continue
             if told:
-                lines.append(f"{part}: {geolrm_form.describe_form(getattr(self.model, PARTS[part]))} (the file says so)")
+                lines.append(f"{part}: {attention_verdicts.describe_form(getattr(self.model, PARTS[part]))} (the file says so)")
                 continue
             verdict = known.get(part)
             if verdict is None:
                 verdict = self._look(part, tick)
-                memory.keep(digest, {part: verdict})  # those that hold in every precision
+                kept.keep(digest, {part: verdict})  # those that hold in every precision
             self._take(part, verdict.chosen)
             lines.append(verdict.why if part not in known else f"{verdict.why}, as found before")
             _log.log(logging.INFO if verdict.decided else logging.WARNING, "GeoLRM, %s", lines[-1])
         return lines
 
     def _forced(self, part: str, asked: str, told: bool, verdict: Verdict | None) -> str:
-        from ..pipelines.geolrm_form import describe_form
+        from ..pipelines.reconstruction.geolrm.attention_verdicts import describe_form
 
         forced, said = form_of(asked), getattr(self.model, PARTS[part])
         self._take(part, forced)
@@ -129,29 +132,30 @@ class LoadedGeoLRM:
             self.model = replace(self.model, reconstruct_as=run_as)
 
     def _look(self, part: str, tick: Tick) -> Verdict:
-        from ..pipelines import geolrm_form as forms
+        from ..pipelines.reconstruction.geolrm import attention_verdicts, calibration, choose_attention
 
         def run(own: str, work: Any) -> Any:
             net = self.model.proposal
-            tokens = len(net.points()) if own == "proposal" and net is not None else forms.TOKENS
-            return self.run(own, lambda **how: work(self.model, tick=tick, **how), forms.VIEWS, tokens, LOOK_REMEDY)
+            tokens = len(net.points()) if own == "proposal" and net is not None else choose_attention.TOKENS
+            return self.run(own, lambda **how: work(self.model, tick=tick, **how), calibration.VIEWS, tokens, LOOK_REMEDY)
 
         try:
             if part == "proposal":
-                return run("proposal", forms.choose_proposal)
-            cells = run("proposal", forms.own_cells) if self.model.proposal is not None else None
-            return run("reconstruction", partial(forms.choose_reconstruction, cells=cells))
-        except host.NotEnoughMemory as error:
-            return forms.not_looked_at(part, str(error))
+                return run("proposal", choose_attention.choose_proposal)
+            cells = run("proposal", choose_attention.own_cells) if self.model.proposal is not None else None
+            return run("reconstruction", partial(choose_attention.choose_reconstruction, cells=cells))
+        except memory.NotEnoughMemory as error:
+            return attention_verdicts.not_looked_at(part, str(error))
 
     def propose(self, images: Tensor, masks: Tensor | None, cameras: Cameras, tick: Tick) -> Tensor:
         """The stage on ComfyUI's device: (B, Z, Y, X) probabilities."""
-        from ..pipelines import geolrm as stage
+        from ..pipelines.reconstruction.geolrm import stages as stage
+        from ..pipelines.reconstruction.geolrm.views import check_views
 
         net = self.model.proposal
         if net is None:
             return stage.propose(self.model, images, masks, cameras)  # which says what is missing
-        stage.check_views(images, masks, cameras)
+        check_views(images, masks, cameras)
         return self.run(
             "proposal",
             lambda **how: stage.propose(self.model, images, masks, cameras, tick=tick, **how),
@@ -170,13 +174,13 @@ class LoadedGeoLRM:
         **choice: Any,
     ) -> list[Splats]:
         """The stage on ComfyUI's device, from an occupancy whose cells tile [-extent, extent]^3; `choice` as for the stage."""
-        from ..pipelines import geolrm as stage
-        from ..pipelines.geolrm_views import grid_extents, on_grid
+        from ..pipelines.reconstruction.geolrm import stages as stage
+        from ..pipelines.reconstruction.geolrm.views import check_views, grid_extents, on_grid
 
         net = self.model.reconstruction
         if net is None:
             return stage.reconstruct(self.model, occupancy, images, masks, cameras)  # which says what is missing
-        assets = stage.check_views(images, masks, cameras)
+        assets = check_views(images, masks, cameras)
         if len(occupancy) != assets:
             raise ValueError(f"The views show {assets} assets, but the VOXEL holds {len(occupancy)}.")
         grid = net.config.grid
@@ -193,7 +197,7 @@ class LoadedGeoLRM:
 
 def form_of(choice: str) -> NetworkForm:
     """A loader's choice other than auto."""
-    from ..pipelines.geolrm import NetworkForm
+    from ..pipelines.reconstruction.geolrm.stages import NetworkForm
 
     return {"tokens": NetworkForm("tokens", 0.5), "tokens, scale 1": NetworkForm("tokens", 1.0), "heads": NetworkForm("heads", 0.5)}[choice]
 
@@ -210,7 +214,7 @@ def form_input(part: str) -> Any:
 
 def masks_of(images: Any, masks: Any) -> Tensor | None:
     """The masks of views: the socket's, else an alpha channel of the images, else none."""
-    return sockets.alpha_in(images) if masks is None else sockets.masks_in(masks)
+    return alpha_in(images) if masks is None else masks_in(masks)
 
 
 class LatheLoadGeoLRM(io.ComfyNode):
@@ -227,8 +231,8 @@ class LatheLoadGeoLRM(io.ComfyNode):
             search_aliases=["geolrm", "geometry-aware large reconstruction model", "gaussian lrm", "load reconstruction model"],
             inputs=[
                 widget(
-                    io.Combo, "model", default=host.MINI,
-                    options=host.weight_choices("geolrm", ".ckpt", ".safetensors", ".pth", ".pt", ".bin"),
+                    io.Combo, "model", default=folders.MINI,
+                    options=folders.weight_choices("geolrm", ".ckpt", ".safetensors", ".pth", ".pt", ".bin"),
                     tooltip="mini needs no download and no GPU. geolrm is the published checkpoint. Files in models/lathe are offered by "
                     "their name; one may hold only the proposal or only the reconstruction network.",
                 ),
@@ -239,10 +243,10 @@ class LatheLoadGeoLRM(io.ComfyNode):
                     tooltip="Number format of the weights. auto takes what suits the device for the proposal network, and fp32 for the "
                     "reconstruction network, which was trained in it.",
                 ),
-                sockets.download_input(),
+                download_input(),
             ],
             outputs=[
-                sockets.GEOLRM.Output(display_name="geolrm", tooltip="For Propose Voxels and Reconstruct Splats."),
+                GEOLRM.Output(display_name="geolrm", tooltip="For Propose Voxels and Reconstruct Splats."),
                 io.String.Output(display_name="report", tooltip="What is in the file, in which form each network is run, and why."),
             ],
         )  # fmt: skip
@@ -251,9 +255,9 @@ class LatheLoadGeoLRM(io.ComfyNode):
     def execute(cls, model, proposal_form, reconstruction_form, precision, download) -> io.NodeOutput:
         from ..pipelines.weights.geolrm import MINI_FILE
 
-        tick = host.tick_for(cls)
-        path = MINI_FILE if model == host.MINI else host.weights_path("geolrm", model, download, tick)
-        dtype = host.precision(precision)
+        tick = progress.tick_for(cls)
+        path = MINI_FILE if model == folders.MINI else folders.weights_path("geolrm", model, download, tick)
+        dtype = memory.precision(precision)
         loaded = LoadedGeoLRM(path, dtype, torch.float32 if precision == "auto" else dtype)
         lines = [f"{loaded.model.name}: {' and '.join(loaded.nets)} network, views of {loaded.model.view_size} pixels"]
         lines += loaded.decide_forms(path, {"proposal": proposal_form, "reconstruction": reconstruction_form}, tick)
@@ -273,10 +277,10 @@ class LatheProposeVoxels(io.ComfyNode):
             "as large as the distance of the cameras says.",
             search_aliases=["geolrm", "occupancy", "voxel grid", "views to voxels", "proposal network"],
             inputs=[
-                sockets.GEOLRM.Input("geolrm", tooltip="The networks, from Load GeoLRM."),
-                sockets.IMAGE.Input("images", tooltip="Views of the object, those of one asset after those of the other."),
-                sockets.CAMERAS.Input("cameras", tooltip="Where the views were taken from; any poses around the object."),
-                sockets.MASK.Input(
+                GEOLRM.Input("geolrm", tooltip="The networks, from Load GeoLRM."),
+                IMAGE.Input("images", tooltip="Views of the object, those of one asset after those of the other."),
+                CAMERAS.Input("cameras", tooltip="Where the views were taken from; any poses around the object."),
+                MASK.Input(
                     "masks", optional=True,
                     tooltip="1 = object; from Mask Views. Puts the views on the background the network knows. Without masks an alpha "
                     "channel of the images serves; without both their background must be white.",
@@ -288,11 +292,11 @@ class LatheProposeVoxels(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.VOXEL.Output(
+                VOXEL.Output(
                     display_name="voxel",
                     tooltip="For each asset the probability of each cell. For Reconstruct Splats, Fit Splats or core's nodes."
                 ),
-                sockets.IMAGE.Output(
+                IMAGE.Output(
                     display_name="preview",
                     tooltip="The occupied cells of each asset from the front, from its left and from above, near ones light."
                 ),
@@ -301,18 +305,18 @@ class LatheProposeVoxels(io.ComfyNode):
 
     @classmethod
     def execute(cls, geolrm, images, cameras, threshold, masks=None) -> io.NodeOutput:
-        from ..pipelines.geolrm_views import grid_extents
-        from ..pipelines.occupancy_picture import occupancy_picture
+        from ..pipelines.plots.occupancy import occupancy_picture
+        from ..pipelines.reconstruction.geolrm.views import grid_extents
 
-        tick = host.tick_for(cls)
+        tick = progress.tick_for(cls)
         tick(0, 1)
-        occupancy = geolrm.propose(sockets.images_in(images), masks_of(images, masks), cameras, tick)
+        occupancy = geolrm.propose(images_in(images), masks_of(images, masks), cameras, tick)
         for asset, volume in enumerate(occupancy, 1):
             tell_occupied(volume, threshold, asset)
         pictures = torch.stack([occupancy_picture(volume, threshold) for volume in occupancy])
         extents = grid_extents(occupancy.shape[-1], cameras, len(occupancy))
         tick(1, 1, pictures[0].permute(1, 2, 0))
-        return io.NodeOutput(voxel_sockets.to_core_voxel(occupancy, extents), sockets.images_out(pictures))
+        return io.NodeOutput(to_core_voxel(occupancy, extents), images_out(pictures))
 
 
 def tell_occupied(volume: Tensor, threshold: float, asset: int) -> None:
@@ -346,15 +350,15 @@ class LatheReconstructSplats(io.ComfyNode):
             "more detail; these may be others than the voxels were proposed from.",
             search_aliases=["geolrm", "gaussian splatting", "views to splat", "feed-forward gaussians", "voxels to splats"],
             inputs=[
-                sockets.GEOLRM.Input("geolrm", tooltip="The networks, from Load GeoLRM."),
-                sockets.VOXEL.Input(
+                GEOLRM.Input("geolrm", tooltip="The networks, from Load GeoLRM."),
+                VOXEL.Input(
                     "voxel",
                     tooltip="Where to put Gaussians: from Propose Voxels. A grid of another node or resolution is taken to fill the cube "
                     "from -1 to 1 and brought onto the network's grid.",
                 ),
-                sockets.IMAGE.Input("images", tooltip="Views of the object, those of one asset after those of the other."),
-                sockets.CAMERAS.Input("cameras", tooltip="Where the views were taken from; any poses around the object."),
-                sockets.MASK.Input(
+                IMAGE.Input("images", tooltip="Views of the object, those of one asset after those of the other."),
+                CAMERAS.Input("cameras", tooltip="Where the views were taken from; any poses around the object."),
+                MASK.Input(
                     "masks", optional=True,
                     tooltip="1 = object; from Mask Views. Puts the views on the background the network knows. Without masks an alpha "
                     "channel of the images serves; without both their background must be white.",
@@ -378,17 +382,17 @@ class LatheReconstructSplats(io.ComfyNode):
                     "nobody asked for; only for comparing with it.",
                 ),
             ],
-            outputs=[sockets.SPLAT.Output(display_name="splat", tooltip="The splats of each asset, faint Gaussians dropped.")],
+            outputs=[SPLAT.Output(display_name="splat", tooltip="The splats of each asset, faint Gaussians dropped.")],
         )  # fmt: skip
 
     @classmethod
     def execute(cls, geolrm, voxel, images, cameras, threshold, tokens, seed, compatible, masks=None) -> io.NodeOutput:
-        from ..pipelines.rendering import render_splats
+        from ..pipelines.rendering.splats import render_splats
 
-        tick = host.tick_for(cls)
+        tick = progress.tick_for(cls)
         tick(0, 1)
-        occupancy, extents = voxel_sockets.voxels_in(voxel)
-        views = sockets.images_in(images)
+        occupancy, extents = voxels_in(voxel)
+        views = images_in(images)
         splats = geolrm.reconstruct(
             occupancy, extents, views, masks_of(images, masks), cameras, tick, threshold=threshold, tokens=tokens,
             seed=seed, compatible=compatible,
@@ -396,7 +400,7 @@ class LatheReconstructSplats(io.ComfyNode):
         width = max(round(PREVIEW_HEIGHT * views.shape[-1] / views.shape[-2]), 1)
         seen = render_splats(splats[0], cameras.select([0]), PREVIEW_HEIGHT, width).images[0]
         tick(1, 1, seen.permute(1, 2, 0))
-        return io.NodeOutput(splat_sockets.to_core_splat(splats))
+        return io.NodeOutput(to_core_splat(splats))
 
 
 NODES = [LatheLoadGeoLRM, LatheProposeVoxels, LatheReconstructSplats]

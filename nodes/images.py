@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..pipelines import sheets
-from . import host, sockets
-from .sockets import schema, widget
+from ..pipelines.images import sheets
+from .core import folders, progress
+from .core.images import images_in, images_out, masks_in, masks_out
+from .core.schema import IMAGE, MASK, color_in, schema, widget
 
 CATEGORY = "3d/Lathe/Images"
 
 
 def _remover(wish: str):
     """The background-removal network: "plain background" wants none, "auto" takes one that is on disk, else it must be there."""
-    from ..pipelines import background_removal
+    from ..pipelines.images import background_removal
 
-    if wish == "plain background" or (wish == "auto" and background_removal.available(host.model_folders()) is None):
+    if wish == "plain background" or (wish == "auto" and background_removal.available(folders.model_folders()) is None):
         return None
-    return background_removal.load(host.model_folders())
+    return background_removal.load(folders.model_folders())
 
 
 class LathePrepareImage(io.ComfyNode):
@@ -34,8 +35,8 @@ class LathePrepareImage(io.ComfyNode):
             "It is found by the mask, else by the picture's alpha, else by background removal or a key on a plain background.",
             search_aliases=["remove background", "recenter", "crop object", "foreground ratio", "rembg", "preprocess image"],
             inputs=[
-                sockets.IMAGE.Input("image", tooltip="One picture for each asset."),
-                sockets.MASK.Input(
+                IMAGE.Input("image", tooltip="One picture for each asset."),
+                MASK.Input(
                     "mask", optional=True, tooltip="Where the object is: one mask for all pictures or one for each, Load Image's too."
                 ),
                 widget(
@@ -59,18 +60,18 @@ class LathePrepareImage(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.IMAGE.Output(display_name="image", tooltip="The object on the plain colour, one square for each picture."),
-                sockets.MASK.Output(display_name="mask", tooltip="1 = object."),
+                IMAGE.Output(display_name="image", tooltip="The object on the plain colour, one square for each picture."),
+                MASK.Output(display_name="mask", tooltip="1 = object."),
             ],
         )
 
     @classmethod
     def execute(cls, image, mask_is, cut_out, foreground_ratio, size, background, mask=None) -> io.NodeOutput:
-        from ..pipelines import foreground
+        from ..pipelines.images import foreground
 
         if mask is not None and len(mask) not in (1, len(image)):
             raise ValueError(f"{len(image)} images need one mask or as many, got {len(mask)}.")
-        color, tick, prepared = sockets.color_in(background), host.tick_for(cls), []
+        color, tick, prepared = color_in(background), progress.tick_for(cls), []
         for i, picture in enumerate(image):
             tick(i, len(image))
             where = None if mask is None else foreground.mask_from_socket(mask[i % len(mask)], mask_is)
@@ -82,7 +83,7 @@ class LathePrepareImage(io.ComfyNode):
             )
         tick(1, 1)
         images, masks = (torch.stack(part) for part in zip(*prepared, strict=True))
-        return io.NodeOutput(sockets.images_out(images), sockets.masks_out(masks))
+        return io.NodeOutput(images_out(images), masks_out(masks))
 
 
 class LatheMaskViews(io.ComfyNode):
@@ -97,7 +98,7 @@ class LatheMaskViews(io.ComfyNode):
             description="Finds the object in each view of a batch. Nothing is moved or resized, so the cameras stay true.",
             search_aliases=["segment views", "remove background", "key background", "alpha to mask", "multiview masks"],
             inputs=[
-                sockets.IMAGE.Input("images", tooltip="The views."),
+                IMAGE.Input("images", tooltip="The views."),
                 widget(
                     io.Combo, "method", options=["plain background", "half contrast", "background removal", "alpha"],
                     default="plain background",
@@ -105,15 +106,15 @@ class LatheMaskViews(io.ComfyNode):
                     "background removal needs its network on disk (isnet*.onnx in models/lathe); alpha takes the images' fourth channel.",
                 ),
             ],
-            outputs=[sockets.MASK.Output(display_name="masks", tooltip="1 = object, one for each view.")],
+            outputs=[MASK.Output(display_name="masks", tooltip="1 = object, one for each view.")],
         )
 
     @classmethod
     def execute(cls, images, method) -> io.NodeOutput:
-        from ..pipelines import foreground
+        from ..pipelines.images import foreground
 
         remover = _remover(method) if method == "background removal" else None
-        tick, masks = host.tick_for(cls), []
+        tick, masks = progress.tick_for(cls), []
         for i, view in enumerate(images):
             tick(i, len(images))
             try:
@@ -121,7 +122,7 @@ class LatheMaskViews(io.ComfyNode):
             except ValueError as error:
                 raise ValueError(str(error).replace("View 0:", f"View {i}:")) from None
         tick(1, 1)
-        return io.NodeOutput(sockets.masks_out(torch.cat(masks)))
+        return io.NodeOutput(masks_out(torch.cat(masks)))
 
 
 class LatheTileViews(io.ComfyNode):
@@ -137,7 +138,7 @@ class LatheTileViews(io.ComfyNode):
             "Zero123++'s grid.",
             search_aliases=["image grid", "contact sheet", "split grid", "views from grid", "zero123plus grid"],
             inputs=[
-                sockets.IMAGE.Input("images", tooltip="Views to lay out, or sheets to cut."),
+                IMAGE.Input("images", tooltip="Views to lay out, or sheets to cut."),
                 widget(
                     io.Combo, "direction", options=["views to sheet", "sheet to views"], default="views to sheet",
                     tooltip="views to sheet lays a batch out; sheet to views cuts each image of the batch.",
@@ -147,22 +148,22 @@ class LatheTileViews(io.ComfyNode):
                     io.Int, "rows", default=3, min=0, max=64,
                     tooltip="Views one above the other. 0, for sheets only: one sheet with as many rows as the batch needs.",
                 ),
-                sockets.MASK.Input("masks", optional=True, tooltip="Masks of the images, laid out or cut in the same way."),
+                MASK.Input("masks", optional=True, tooltip="Masks of the images, laid out or cut in the same way."),
             ],
             outputs=[
-                sockets.IMAGE.Output(display_name="images", tooltip="The sheets, or the views row by row."),
-                sockets.MASK.Output(display_name="masks", tooltip="Their masks; nothing where none came in."),
+                IMAGE.Output(display_name="images", tooltip="The sheets, or the views row by row."),
+                MASK.Output(display_name="masks", tooltip="Their masks; nothing where none came in."),
             ],
         )
 
     @classmethod
     def execute(cls, images, direction, columns, rows, masks=None) -> io.NodeOutput:
-        pixels, mask = sockets.images_in(images), None if masks is None else sockets.masks_in(masks)
+        pixels, mask = images_in(images), None if masks is None else masks_in(masks)
         if direction == "sheet to views":
             made, made_masks = sheets.split(pixels, columns, rows), None if mask is None else sheets.split(mask, columns, rows)
         else:
             made, made_masks = sheets.tile(pixels, columns, rows), None if mask is None else sheets.tile(mask, columns, rows, fill=0.0)
-        return io.NodeOutput(sockets.images_out(made), None if made_masks is None else sockets.masks_out(made_masks))
+        return io.NodeOutput(images_out(made), None if made_masks is None else masks_out(made_masks))
 
 
 NODES = [LathePrepareImage, LatheMaskViews, LatheTileViews]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..pipelines.cameras import count_assets
 from ..pipelines.data.mesh import Mesh
 from ..pipelines.data.progress import Tick, part_of
-from . import host, sockets
-from .sockets import schema, widget
+from ..pipelines.data.views import count_assets
+from .core import memory, progress
+from .core.files import asset_files, asset_path, file_stamp, output_files, relative_names
+from .core.images import images_in, masks_in
+from .core.mesh import mesh_input, meshes_in, to_core_mesh
+from .core.schema import CAMERAS, FIELD, IMAGE, MASK, MESH, schema, widget
 
 CATEGORY = "3d/Lathe/Mesh"
 TEXTURE_SIZES = ["512", "1024", "2048", "4096"]
@@ -17,10 +20,10 @@ TEXTURE_SIZES = ["512", "1024", "2048", "4096"]
 
 def _each(node, mesh, work) -> io.NodeOutput:
     """`work(mesh, tick)` for every mesh of a batch."""
-    meshes, tick = sockets.meshes_in(mesh), host.tick_for(node)
+    meshes, tick = meshes_in(mesh), progress.tick_for(node)
     made = [work(one, part_of(tick, i, len(meshes))) for i, one in enumerate(meshes)]
     tick(1, 1)
-    return io.NodeOutput(sockets.to_core_mesh(made))
+    return io.NodeOutput(to_core_mesh(made))
 
 
 class LatheCleanMesh(io.ComfyNode):
@@ -35,7 +38,7 @@ class LatheCleanMesh(io.ComfyNode):
             description="Welds equal vertices, drops broken faces and floating crumbs, and smooths if you like.",
             search_aliases=["remove floaters", "weld", "smooth mesh", "repair mesh", "taubin"],
             inputs=[
-                sockets.mesh_input("mesh", tooltip="The mesh to clean; every one of a batch."),
+                mesh_input("mesh", tooltip="The mesh to clean; every one of a batch."),
                 widget(
                     io.Float, "min_component", default=0.5, min=0.0, max=100.0, step=0.1,
                     tooltip="Loose parts whose area is below this percentage of the whole are dropped. 0 keeps all.",
@@ -46,16 +49,16 @@ class LatheCleanMesh(io.ComfyNode):
                     tooltip="Rounds of Taubin smoothing, which hardly shrinks the shape. 0 leaves vertices where they are.",
                 ),
             ],
-            outputs=[sockets.MESH.Output(display_name="mesh", tooltip="The clean mesh, with the colours it had.")],
+            outputs=[MESH.Output(display_name="mesh", tooltip="The clean mesh, with the colours it had.")],
         )
 
     @classmethod
     def execute(cls, mesh, min_component, largest_only, smoothing) -> io.NodeOutput:
-        from ..pipelines import meshing
+        from ..pipelines.meshes import clean
 
         def work(one: Mesh, tick: Tick) -> Mesh:
             tick(0, 1)
-            return meshing.clean(one, min_component=min_component / 100, largest_only=largest_only, smoothing=smoothing)
+            return clean.clean(one, min_component=min_component / 100, largest_only=largest_only, smoothing=smoothing)
 
         return _each(cls, mesh, work)
 
@@ -72,19 +75,19 @@ class LatheSimplifyMesh(io.ComfyNode):
             description="Reduces a mesh to a number of faces by quadric edge collapse; do it before unwrapping, whose time grows fast.",
             search_aliases=["decimate", "reduce faces", "low poly", "polygon count"],
             inputs=[
-                sockets.mesh_input("mesh", tooltip="The mesh to simplify. A texture turns into vertex colours: bake a new one afterwards."),
+                mesh_input("mesh", tooltip="The mesh to simplify. A texture turns into vertex colours: bake a new one afterwards."),
                 widget(io.Int, "faces", default=20000, min=100, max=5_000_000, step=100, tooltip="How many triangles to keep, about."),
             ],
-            outputs=[sockets.MESH.Output(display_name="mesh", tooltip="The simpler mesh; one with fewer faces stays as it is.")],
+            outputs=[MESH.Output(display_name="mesh", tooltip="The simpler mesh; one with fewer faces stays as it is.")],
         )
 
     @classmethod
     def execute(cls, mesh, faces) -> io.NodeOutput:
-        from ..pipelines import meshing
+        from ..pipelines.meshes import clean
 
         def work(one: Mesh, tick: Tick) -> Mesh:
             tick(0, 1)
-            return meshing.simplify(one, faces)
+            return clean.simplify(one, faces)
 
         return _each(cls, mesh, work)
 
@@ -101,20 +104,20 @@ class LatheUnwrapMesh(io.ComfyNode):
             description="Cuts a mesh into charts and lays them out as UVs (xatlas), which baking needs. Cancel ends it at once.",
             search_aliases=["uv unwrap", "xatlas", "uvs", "texture coordinates"],
             inputs=[
-                sockets.mesh_input("mesh", tooltip="The mesh to unwrap, best with at most some ten thousand faces."),
+                mesh_input("mesh", tooltip="The mesh to unwrap, best with at most some ten thousand faces."),
                 widget(
                     io.Combo, "texture_size", options=TEXTURE_SIZES, default="1024",
                     tooltip="Side of the texture the charts are meant for: it sets the gaps between them.",
                 ),
             ],
-            outputs=[sockets.MESH.Output(display_name="mesh", tooltip="The mesh with UVs; vertices on seams are doubled.")],
+            outputs=[MESH.Output(display_name="mesh", tooltip="The mesh with UVs; vertices on seams are doubled.")],
         )
 
     @classmethod
     def execute(cls, mesh, texture_size) -> io.NodeOutput:
-        from ..pipelines import meshing
+        from ..pipelines.meshes import unwrap
 
-        return _each(cls, mesh, lambda one, tick: meshing.unwrap(one, texture_size=int(texture_size), tick=tick))
+        return _each(cls, mesh, lambda one, tick: unwrap.unwrap(one, texture_size=int(texture_size), tick=tick))
 
 
 class LatheBakeFieldTexture(io.ComfyNode):
@@ -129,28 +132,29 @@ class LatheBakeFieldTexture(io.ComfyNode):
             description="Paints a mesh's texture with the colours of the field it came from.",
             search_aliases=["texture from triplane", "bake texture", "color mesh"],
             inputs=[
-                sockets.mesh_input("mesh", tooltip="The mesh, from Unwrap Mesh; without UVs it is unwrapped here."),
-                sockets.FIELD.Input("field", tooltip="The field the mesh was made from: as many assets as meshes."),
+                mesh_input("mesh", tooltip="The mesh, from Unwrap Mesh; without UVs it is unwrapped here."),
+                FIELD.Input("field", tooltip="The field the mesh was made from: as many assets as meshes."),
                 widget(io.Combo, "size", options=TEXTURE_SIZES, default="1024", tooltip="Side of the texture in pixels."),
             ],
             outputs=[
-                sockets.MESH.Output(display_name="mesh", tooltip="The textured mesh."),
-                sockets.IMAGE.Output(display_name="texture", tooltip="The texture itself, to edit or to look at."),
+                MESH.Output(display_name="mesh", tooltip="The textured mesh."),
+                IMAGE.Output(display_name="texture", tooltip="The texture itself, to edit or to look at."),
             ],
         )
 
     @classmethod
     def execute(cls, mesh, field, size) -> io.NodeOutput:
-        from ..pipelines import texture
+        from ..pipelines.meshes import bake_texture
 
-        meshes, tick = sockets.meshes_in(mesh), host.tick_for(cls)
+        meshes, tick = meshes_in(mesh), progress.tick_for(cls)
         if len(meshes) != len(field):
             raise ValueError(f"{len(meshes)} meshes and {len(field)} fields do not match: wire the field each mesh was made from.")
         baked = []
         for i, (one, its_field) in enumerate(zip(meshes, field, strict=True)):
-            baked.append(texture.bake_from_field(one, its_field, int(size), device=host.device(), tick=part_of(tick, i, len(meshes))))
+            own_tick = part_of(tick, i, len(meshes))
+            baked.append(bake_texture.bake_from_field(one, its_field, int(size), device=memory.device(), tick=own_tick))
         tick(1, 1)
-        return io.NodeOutput(sockets.to_core_mesh(baked), _textures(baked))
+        return io.NodeOutput(to_core_mesh(baked), _textures(baked))
 
 
 def _textures(meshes: list[Mesh]) -> torch.Tensor:
@@ -170,10 +174,10 @@ class LatheBakeViewsTexture(io.ComfyNode):
             "Upscale or repaint the views first for a sharper texture.",
             search_aliases=["project texture", "texture from images", "multiview texture", "camera projection", "bake views"],
             inputs=[
-                sockets.mesh_input("mesh", tooltip="The mesh, from Unwrap Mesh; without UVs it is unwrapped here."),
-                sockets.IMAGE.Input("images", tooltip="The views, one asset after the other, of any size."),
-                sockets.CAMERAS.Input("cameras", tooltip="Their cameras."),
-                sockets.MASK.Input("masks", optional=True, tooltip="1 = object; keeps the background out of the texture."),
+                mesh_input("mesh", tooltip="The mesh, from Unwrap Mesh; without UVs it is unwrapped here."),
+                IMAGE.Input("images", tooltip="The views, one asset after the other, of any size."),
+                CAMERAS.Input("cameras", tooltip="Their cameras."),
+                MASK.Input("masks", optional=True, tooltip="1 = object; keeps the background out of the texture."),
                 widget(io.Combo, "size", options=TEXTURE_SIZES, default="1024", tooltip="Side of the texture in pixels."),
                 widget(
                     io.String, "view_weights", default="", advanced=True,
@@ -189,32 +193,32 @@ class LatheBakeViewsTexture(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.MESH.Output(display_name="mesh", tooltip="The textured mesh."),
-                sockets.IMAGE.Output(display_name="texture", tooltip="The texture itself."),
-                sockets.MASK.Output(display_name="coverage", tooltip="1 where a view painted the texture, 0 where none saw the surface."),
+                MESH.Output(display_name="mesh", tooltip="The textured mesh."),
+                IMAGE.Output(display_name="texture", tooltip="The texture itself."),
+                MASK.Output(display_name="coverage", tooltip="1 where a view painted the texture, 0 where none saw the surface."),
             ],
         )
 
     @classmethod
     def execute(cls, mesh, images, cameras, size, view_weights, sharpness, unseen, masks=None) -> io.NodeOutput:
-        from ..pipelines import texture
+        from ..pipelines.meshes import bake_texture
 
-        meshes, tick = sockets.meshes_in(mesh), host.tick_for(cls)
-        pixels, mask = sockets.images_in(images), None if masks is None else sockets.masks_in(masks)
+        meshes, tick = meshes_in(mesh), progress.tick_for(cls)
+        pixels, mask = images_in(images), None if masks is None else masks_in(masks)
         if count_assets(len(pixels), cameras) != len(meshes):
             raise ValueError(f"{len(pixels)} images of {cameras.n_views} views are not {len(meshes)} assets: give each mesh its views.")
         weights = _numbers(view_weights, cameras.n_views)
         baked, coverage = [], []
         for i, one in enumerate(meshes):
             rows = slice(i * cameras.n_views, (i + 1) * cameras.n_views)
-            textured, seen = texture.bake_from_views(
+            textured, seen = bake_texture.bake_from_views(
                 one, pixels[rows], None if mask is None else mask[rows], cameras.of_asset(i), size=int(size), view_weights=weights,
                 sharpness=sharpness, fill="existing" if unseen == "what it had" else "nearest", tick=part_of(tick, i, len(meshes)),
             )  # fmt: skip
             baked.append(textured)
             coverage.append(seen)
         tick(1, 1)
-        return io.NodeOutput(sockets.to_core_mesh(baked), _textures(baked), torch.stack(coverage))
+        return io.NodeOutput(to_core_mesh(baked), _textures(baked), torch.stack(coverage))
 
 
 def _numbers(text: str, count: int) -> list[float] | None:
@@ -242,7 +246,7 @@ class LatheLoadMesh(io.ComfyNode):
             search_aliases=["import mesh", "load glb", "load obj", "open 3d model"],
             inputs=[
                 widget(
-                    io.Combo, "file", options=host.asset_files(".glb", ".obj"),
+                    io.Combo, "file", options=asset_files(".glb", ".obj"),
                     tooltip="A .glb or .obj file in ComfyUI's input folder, or one saved below output/lathe (marked [output]).",
                 ),
                 widget(
@@ -251,19 +255,20 @@ class LatheLoadMesh(io.ComfyNode):
                     "Leave it off for meshes made with Lathe.",
                 ),
             ],
-            outputs=[sockets.MESH.Output(display_name="mesh", tooltip="The mesh, with the UVs, texture and colours of the file.")],
+            outputs=[MESH.Output(display_name="mesh", tooltip="The mesh, with the UVs, texture and colours of the file.")],
         )
 
     @classmethod
     def fingerprint_inputs(cls, file, fit):
-        return host.file_stamp(file)
+        return file_stamp(file)
 
     @classmethod
     def execute(cls, file, fit) -> io.NodeOutput:
-        from ..pipelines import files, meshing
+        from ..pipelines.formats.meshes import load_mesh
+        from ..pipelines.meshes import clean
 
-        mesh = files.load_mesh(host.asset_path(file))
-        return io.NodeOutput(sockets.to_core_mesh([meshing.fit_to_cube(mesh) if fit else mesh]))
+        mesh = load_mesh(asset_path(file))
+        return io.NodeOutput(to_core_mesh([clean.fit_to_cube(mesh) if fit else mesh]))
 
 
 class LatheSaveMesh(io.ComfyNode):
@@ -280,7 +285,7 @@ class LatheSaveMesh(io.ComfyNode):
             search_aliases=["export glb", "export obj", "save glb", "save 3d model"],
             is_output_node=True,
             inputs=[
-                sockets.mesh_input("mesh", tooltip="The mesh to save; one file for each of a batch."),
+                mesh_input("mesh", tooltip="The mesh to save; one file for each of a batch."),
                 widget(
                     io.String, "filename_prefix", default="lathe/mesh",
                     tooltip="Name of the file under the output folder; a number is added, nothing is overwritten.",
@@ -295,13 +300,13 @@ class LatheSaveMesh(io.ComfyNode):
 
     @classmethod
     def execute(cls, mesh, filename_prefix, format) -> io.NodeOutput:
-        from ..pipelines.files import save_mesh
+        from ..pipelines.formats.meshes import save_mesh
 
-        meshes = sockets.meshes_in(mesh)
-        files = host.output_files(filename_prefix, f".{format}", len(meshes))
+        meshes = meshes_in(mesh)
+        files = output_files(filename_prefix, f".{format}", len(meshes))
         for one, file in zip(meshes, files, strict=True):
             save_mesh(one, file.path)
-        return io.NodeOutput(host.relative_names(files), ui={"3d": [file.result for file in files]})
+        return io.NodeOutput(relative_names(files), ui={"3d": [file.result for file in files]})
 
 
 NODES = [

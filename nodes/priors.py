@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..pipelines import prior_settings
-from ..pipelines.cameras import preset_cameras
-from ..pipelines.priors import ScoreDistillation, combine, trade
-from . import host, sockets
-from .sockets import schema, widget
+from ..pipelines.cameras.presets import preset_cameras
+from ..pipelines.distillation import prior_settings
+from ..pipelines.distillation.priors import ScoreDistillation, combine, trade
+from .core import memory
+from .core.images import alpha_in, images_in, masks_in
+from .core.schema import IMAGE, MASK, PRIOR, VIEW_MODEL, schema, widget
 
 CATEGORY = "3d/Lathe/Distil"
 STABLE, ZERO123 = "Stable Zero123", "Zero-1-to-3"
@@ -45,7 +46,7 @@ def guidance_input(own: str) -> Any:
 
 def prior_output(tooltip: str) -> Any:
     """The socket."""
-    return sockets.PRIOR.Output(display_name="prior", tooltip=tooltip)
+    return PRIOR.Output(display_name="prior", tooltip=tooltip)
 
 
 FOR_LOOPS = "For Distil Field, Distil Mesh and Distil Splat, or Combine Priors."
@@ -96,7 +97,7 @@ class LathePriorFromModel(io.ComfyNode):
     def execute(
         cls, model, positive, negative, vae, preset, strength, guidance, resolution, front=None, side=None, back=None, overhead=None
     ) -> io.NodeOutput:
-        from .core_priors import CoreDenoiser
+        from .core.denoisers import CoreDenoiser
 
         by_word = dict(zip(WORDS, (front, side, back, overhead), strict=True))
         denoiser = CoreDenoiser(model, positive, negative, vae, size=resolution, by_word=by_word)
@@ -119,8 +120,8 @@ class LathePriorFromZero123(io.ComfyNode):
                 io.Model.Input("model", tooltip="From core's Image Only Checkpoint Loader, with the Zero123 file."),
                 io.ClipVision.Input("clip_vision", tooltip="From the same loader."),
                 io.Vae.Input("vae", tooltip="From the same loader."),
-                sockets.IMAGE.Input("image", tooltip="The reference picture: the object centred on white, from Prepare Image."),
-                sockets.MASK.Input("mask", optional=True, tooltip="1 = object; lays the picture on white."),
+                IMAGE.Input("image", tooltip="The reference picture: the object centred on white, from Prepare Image."),
+                MASK.Input("mask", optional=True, tooltip="1 = object; lays the picture on white."),
                 widget(
                     io.Combo, "pose_value", options=[STABLE, ZERO123], default=STABLE,
                     tooltip="Which of the two the file is: they differ in the fourth number of a pose. Stable Zero123 is told the "
@@ -149,7 +150,7 @@ class LathePriorFromZero123(io.ComfyNode):
     def execute(
         cls, model, clip_vision, vae, image, pose_value, elevation, radius, preset, strength, guidance, resolution, mask=None
     ) -> io.NodeOutput:
-        from .core_priors import Zero123Denoiser
+        from .core.denoisers import Zero123Denoiser
 
         picture = on_white(*one_picture(image, mask, square=True))
         denoiser = Zero123Denoiser(
@@ -172,9 +173,9 @@ class LathePriorFromViewModel(io.ComfyNode):
             "its own cameras stand in one picture and are judged together. Distilling then takes the novel views from those cameras only.",
             search_aliases=["zero123++", "zero123plus", "mvdream", "multiview SDS", "3D prior", "mini"],
             inputs=[
-                sockets.VIEW_MODEL.Input("view_model", tooltip="The model, from Load View Model."),
-                sockets.IMAGE.Input("image", tooltip="The reference picture, from Prepare Image."),
-                sockets.MASK.Input("mask", optional=True, tooltip="1 = object; lays the picture on the background the model knows."),
+                VIEW_MODEL.Input("view_model", tooltip="The model, from Load View Model."),
+                IMAGE.Input("image", tooltip="The reference picture, from Prepare Image."),
+                MASK.Input("mask", optional=True, tooltip="1 = object; lays the picture on the background the model knows."),
                 preset_input(),
                 strength_input(),
                 guidance_input("the model's own"),
@@ -188,17 +189,17 @@ class LathePriorFromViewModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, view_model, image, preset, strength, guidance, seed, mask=None) -> io.NodeOutput:
+        from ..pipelines.distillation.view_model_prior import ViewGridDenoiser
         from ..pipelines.nets.attention import torch_attention
-        from ..pipelines.view_diffusion import on_background
-        from ..pipelines.view_prior import ViewGridDenoiser
+        from ..pipelines.view_generation.sampling import on_background
 
         picture, outline = one_picture(image, mask, square=True)
         model = view_model.model
         with torch.inference_mode(False):
             picture = on_background(picture.clone(), None if outline is None else outline.clone(), model.background)
             denoiser = ViewGridDenoiser(
-                model, picture, None if outline is None else outline.clone(), seed=seed, device=host.device(),
-                attention=host.attention() or torch_attention, use=view_model.use,
+                model, picture, None if outline is None else outline.clone(), seed=seed, device=memory.device(),
+                attention=memory.attention() or torch_attention, use=view_model.use,
             )  # fmt: skip
             stages = prior_settings.stages_of(preset, "views", strength, guidance or None)
             return io.NodeOutput(ScoreDistillation(denoiser, stages, required_cameras=preset_cameras(model.camera_preset)))
@@ -217,8 +218,8 @@ class LatheCombinePriors(io.ComfyNode):
             "(the 3D prior: the right shape, but plain). Magic123's trade-off; combinations can be combined again.",
             search_aliases=["magic123", "lambda 2D 3D", "mix priors", "SDS weight"],
             inputs=[
-                sockets.PRIOR.Input("prior_2d", tooltip="From Prior From Model."),
-                sockets.PRIOR.Input("prior_3d", tooltip="From Prior From Zero123 or Prior From View Model."),
+                PRIOR.Input("prior_2d", tooltip="From Prior From Model."),
+                PRIOR.Input("prior_3d", tooltip="From Prior From Zero123 or Prior From View Model."),
                 widget(
                     io.Float, "imagination", default=0.5, min=0.0, max=1.0, step=0.01, display_mode=io.NumberDisplay.slider,
                     tooltip="0 is the 3D prior alone, 1 the 2D prior alone, 0.5 both with their full weights, as in the paper. Below "
@@ -240,8 +241,8 @@ def one_picture(image: Any, mask: Any, square: bool = False) -> tuple[torch.Tens
     Raises:
         ValueError: more than one picture, a mask of another size, or a picture that is not `square` where it must be.
     """
-    picture = sockets.images_in(image)
-    outline = sockets.alpha_in(image) if mask is None else sockets.masks_in(mask)
+    picture = images_in(image)
+    outline = alpha_in(image) if mask is None else masks_in(mask)
     if len(picture) != 1:
         raise ValueError(f"A prior is of one object: wire one reference picture, not {len(picture)} (core's Image From Batch takes one).")
     if outline is not None and outline.shape != (1, 1, *picture.shape[-2:]):
@@ -254,7 +255,7 @@ def one_picture(image: Any, mask: Any, square: bool = False) -> tuple[torch.Tens
 
 def on_white(picture: torch.Tensor, outline: torch.Tensor | None) -> torch.Tensor:
     """The picture on white, where its outline is known."""
-    from ..pipelines.view_diffusion import on_background
+    from ..pipelines.view_generation.sampling import on_background
 
     return on_background(picture, outline, (1.0, 1.0, 1.0))
 

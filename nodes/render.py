@@ -10,11 +10,14 @@ import torch
 from comfy_api.latest import io
 
 from ..pipelines.data.progress import part_of
-from . import host, sockets, splat_sockets
-from .sockets import schema, widget
+from .core import memory, progress
+from .core.images import images_out, masks_out
+from .core.mesh import MESH_FILES, meshes_in
+from .core.schema import CAMERAS, FIELD, IMAGE, MASK, MESH, SPLAT, asset_input, color_in, schema, widget
+from .core.splat import SPLAT_FILES, splats_in
 
 CATEGORY = "3d/Lathe/Render"
-ASSETS = list(dict.fromkeys([sockets.MESH, sockets.FIELD, sockets.SPLAT, *sockets.MESH_FILES, *splat_sockets.SPLAT_FILES]))
+ASSETS = list(dict.fromkeys([MESH, FIELD, SPLAT, *MESH_FILES, *SPLAT_FILES]))
 SPLAT_FORMATS = ("ply", "splat", "spz")
 
 
@@ -31,11 +34,11 @@ class LatheRenderViews(io.ComfyNode):
             "For turntables, ControlNet guides, comparisons.",
             search_aliases=["turntable", "render mesh", "render splats", "depth map", "normal map", "novel views", "rasterize"],
             inputs=[
-                sockets.asset_input(
+                asset_input(
                     "asset", *ASSETS,
                     tooltip="A mesh, splats, a field or a 3D file. Each asset of a batch is seen by every camera.",
                 ),
-                sockets.CAMERAS.Input("cameras", tooltip="From Orbit Cameras, Camera Preset or any other; one picture for each."),
+                CAMERAS.Input("cameras", tooltip="From Orbit Cameras, Camera Preset or any other; one picture for each."),
                 widget(io.Int, "width", default=512, min=16, max=4096, step=8, tooltip="Width of a picture in pixels."),
                 widget(io.Int, "height", default=512, min=16, max=4096, step=8, tooltip="Height of a picture in pixels."),
                 widget(
@@ -52,10 +55,10 @@ class LatheRenderViews(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.IMAGE.Output(display_name="images", tooltip="Albedo over the background, asset by asset."),
-                sockets.MASK.Output(display_name="masks", tooltip="1 = object."),
-                sockets.IMAGE.Output(display_name="depth", tooltip="Depth of each view from its nearest (white) to its farthest point."),
-                sockets.IMAGE.Output(
+                IMAGE.Output(display_name="images", tooltip="Albedo over the background, asset by asset."),
+                MASK.Output(display_name="masks", tooltip="1 = object."),
+                IMAGE.Output(display_name="depth", tooltip="Depth of each view from its nearest (white) to its farthest point."),
+                IMAGE.Output(
                     display_name="normals", tooltip="Normals in camera space as colours: red right, green up, blue towards the camera."
                 ),
             ],
@@ -63,32 +66,32 @@ class LatheRenderViews(io.ComfyNode):
 
     @classmethod
     def execute(cls, asset, cameras, width, height, background, supersample, samples) -> io.NodeOutput:
-        from ..pipelines import pictures
+        from ..pipelines.images import depth_and_normal_images
 
-        color, factor = sockets.color_in(background), 2 if supersample else 1
+        color, factor = color_in(background), 2 if supersample else 1
         draw, assets = _renderer(asset, samples)
         if cameras.n_assets not in (None, len(assets)):
             raise ValueError(f"The cameras are posed for {cameras.n_assets} assets, but there are {len(assets)}.")
-        tick, views = host.tick_for(cls), []
+        tick, views = progress.tick_for(cls), []
         for i, one in enumerate(assets):
-            shared: dict[str, Any] = {"background": color, "supersample": factor, "device": host.device()}
+            shared: dict[str, Any] = {"background": color, "supersample": factor, "device": memory.device()}
             views.append(draw(one, cameras.of_asset(i), height, width, tick=part_of(tick, i, len(assets)), **shared))
         images, masks, depths, normals = (torch.cat([getattr(v, name) for v in views]) for name in ("images", "masks", "depths", "normals"))
         return io.NodeOutput(
-            sockets.images_out(images), sockets.masks_out(masks),
-            sockets.images_out(pictures.depth_pictures(depths)), sockets.images_out(pictures.normal_pictures(normals)),
+            images_out(images), masks_out(masks),
+            images_out(depth_and_normal_images.depth_pictures(depths)), images_out(depth_and_normal_images.normal_pictures(normals)),
         )  # fmt: skip
 
 
 def _renderer(asset: Any, samples: int) -> tuple[Callable[..., Any], list[Any]]:
     """What draws this kind of asset, and the assets of the batch."""
-    from ..pipelines import rendering
+    from ..pipelines.rendering import field, mesh, splats
 
     if isinstance(asset, list):
-        return partial(rendering.render_field, samples=samples), asset
+        return partial(field.render_field, samples=samples), asset
     if hasattr(asset, "positions") or getattr(asset, "format", "") in SPLAT_FORMATS:
-        return rendering.render_splats, splat_sockets.splats_in(asset)
-    return rendering.render_mesh, sockets.meshes_in(asset)
+        return splats.render_splats, splats_in(asset)
+    return mesh.render_mesh, meshes_in(asset)
 
 
 NODES = [LatheRenderViews]

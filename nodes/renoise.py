@@ -9,16 +9,19 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..pipelines.cameras import preset_cameras
+from ..pipelines.cameras.presets import preset_cameras
 from ..pipelines.data.cameras import Cameras
 from ..pipelines.data.progress import Tick, part_of
-from . import host, sockets, splat_sockets
-from .sockets import schema, widget
+from ..pipelines.data.views import count_assets
+from .core import folders, gradients, memory, progress
+from .core.images import alpha_in, images_in, images_out, masks_in, masks_out
+from .core.schema import CAMERAS, IMAGE, MASK, SPLAT, VIEW_MODEL, schema, widget
+from .core.splat import splat_input, splats_in, to_core_splat
 from .splats import PRESETS
-from .views import LoadedViewModel, masks_of_views
+from .view_generation import LoadedViewModel, masks_of_views
 
 if TYPE_CHECKING:
-    from ..pipelines.renoise import Redenoise
+    from ..pipelines.splats.renoise import Redenoise
 
 CAMERAS_AGREE = 5.0  # degrees
 GENERATORS = "wire view_model and image (a model that draws views), or model, positive, negative and vae (ComfyUI's own)"
@@ -66,7 +69,7 @@ class ViewRenoise:
 
     def check(self, cameras: Cameras) -> None:
         """Raises ValueError unless these are the cameras the model draws for, all turned alike."""
-        from ..pipelines.view_model import turned_apart
+        from ..pipelines.view_generation.model import turned_apart
 
         preset = self.view_model.model.camera_preset
         own = preset_cameras(preset)
@@ -93,19 +96,19 @@ class LatheRenoiseRefine(io.ComfyNode):
             "with a diffusion model, and fits on, round by round: the loop of IM-3D. Cancel keeps what was reached.",
             search_aliases=["IM-3D", "iterative refinement", "sdedit", "gaussian splatting refine", "multiview diffusion loop"],
             inputs=[
-                splat_sockets.splat_input("splat", tooltip="The splats to refine, from Fit Splats."),
-                sockets.IMAGE.Input("images", tooltip="The views they were fitted to, asset by asset; the generator works at their size."),
-                sockets.CAMERAS.Input("cameras", tooltip="The cameras of the views."),
-                sockets.MASK.Input("masks", optional=True, tooltip="1 = object; the masks of the views."),
-                sockets.VIEW_MODEL.Input(
+                splat_input("splat", tooltip="The splats to refine, from Fit Splats."),
+                IMAGE.Input("images", tooltip="The views they were fitted to, asset by asset; the generator works at their size."),
+                CAMERAS.Input("cameras", tooltip="The cameras of the views."),
+                MASK.Input("masks", optional=True, tooltip="1 = object; the masks of the views."),
+                VIEW_MODEL.Input(
                     "view_model", optional=True,
                     tooltip="The generator, first choice: the model that drew the views, from Load View Model. Needs `image`, and the "
                     "model's own cameras.",
                 ),
-                sockets.IMAGE.Input(
+                IMAGE.Input(
                     "image", optional=True, tooltip="For the view model: the picture the views were drawn from; from Prepare Image.",
                 ),
-                sockets.MASK.Input("image_mask", optional=True, tooltip="For the view model: the picture's mask, 1 = object."),
+                MASK.Input("image_mask", optional=True, tooltip="For the view model: the picture's mask, 1 = object."),
                 io.Model.Input(
                     "model", optional=True,
                     tooltip="The generator, second choice: any image model with its LoRAs, or SV3D or SVD, with the three inputs below.",
@@ -142,11 +145,11 @@ class LatheRenoiseRefine(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.SPLAT.Output(display_name="splat", tooltip="The refined splats, faint Gaussians pruned."),
-                sockets.IMAGE.Output(display_name="images", tooltip="The views of the last round, which the splats are fitted to now."),
-                sockets.MASK.Output(display_name="masks", tooltip="Their masks, 1 = object."),
-                sockets.IMAGE.Output(display_name="preview", tooltip="A few of these views above what the splats show from there."),
-                sockets.IMAGE.Output(
+                SPLAT.Output(display_name="splat", tooltip="The refined splats, faint Gaussians pruned."),
+                IMAGE.Output(display_name="images", tooltip="The views of the last round, which the splats are fitted to now."),
+                MASK.Output(display_name="masks", tooltip="Their masks, 1 = object."),
+                IMAGE.Output(display_name="preview", tooltip="A few of these views above what the splats show from there."),
+                IMAGE.Output(
                     display_name="curve", tooltip="The loss curve, with the distance between views and asset before and after each round."
                 ),
             ],
@@ -157,27 +160,28 @@ class LatheRenoiseRefine(io.ComfyNode):
         cls, splat, images, cameras, rounds, level, steps, fit_iterations, cfg, seed, preset, new_masks, masks=None, view_model=None,
         image=None, image_mask=None, model=None, positive=None, negative=None, vae=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..pipelines import splat_fit
-        from ..pipelines.perceptual import load_perceptual
-        from ..pipelines.renoise import RenoiseLoop
+        from ..pipelines.fitting.perceptual import load_perceptual
+        from ..pipelines.splats import fit as splat_fit
+        from ..pipelines.splats import fit_settings
+        from ..pipelines.splats.renoise import RenoiseLoop
 
         core = {"model": model, "positive": positive, "negative": negative, "vae": vae}
         check_generator(view_model, image, core)
-        assets = sockets.assets_of(images.shape[0], cameras)
-        with host.differentiable():
-            starts = splat_sockets.splats_in(splat)
+        assets = count_assets(images.shape[0], cameras)
+        with gradients.differentiable():
+            starts = splats_in(splat)
             if len(starts) != assets:
                 raise ValueError(f"The views show {assets} assets, but there are splats of {len(starts)}.")
             settings = splat_fit.with_changes(
-                splat_fit.load_fit_preset(preset), steps=rounds * fit_iterations, sh_degree=max(one.degree for one in starts),
+                fit_settings.load_fit_preset(preset), steps=rounds * fit_iterations, sh_degree=max(one.degree for one in starts),
                 # the generator sees the renders, so they stand on the colour it knows
                 background=(1.0, 1.0, 1.0) if view_model is None else view_model.model.background,
             )  # fmt: skip
-            views = sockets.images_in(images).clone()
-            given = sockets.alpha_in(images) if masks is None else sockets.masks_in(masks)
+            views = images_in(images).clone()
+            given = alpha_in(images) if masks is None else masks_in(masks)
             outlines = None if given is None else given.clone()
             if core["model"] is not None:
-                from .core_models import CoreRenoise
+                from .core.view_refiner import CoreRenoise
 
                 generator = CoreRenoise(**core, cfg=cfg, steps=steps)
                 if generator.is_video and assets > 1:
@@ -189,17 +193,17 @@ class LatheRenoiseRefine(io.ComfyNode):
             else:
                 generators = view_generators(view_model, image, image_mask, assets, steps)
             height, width = views.shape[2:]
-            host.make_room(
-                splat_fit.estimate_memory(cameras.n_views, height, width, settings, max(map(len, starts))),
+            memory.make_room(
+                fit_settings.estimate_memory(cameras.n_views, height, width, settings, max(map(len, starts))),
                 f"Fitting {cameras.n_views} views of {width} x {height} pixels",
                 "Give smaller views (core's Upscale Image reduces them), or choose the preset fast.",
             )
-            perceptual = load_perceptual(host.model_folders(), host.device())
-            host.heal(perceptual.net)
+            perceptual = load_perceptual(folders.model_folders(), memory.device())
+            gradients.heal(perceptual.net)
             fits = splat_fit.asset_fits(
-                views, outlines, cameras, start=starts, settings=settings, seed=seed, device=host.device(), perceptual=perceptual
+                views, outlines, cameras, start=starts, settings=settings, seed=seed, device=memory.device(), perceptual=perceptual
             )
-            tick, results, curves, targets, new_outlines = host.tick_for(cls), [], [], [], []
+            tick, results, curves, targets, new_outlines = progress.tick_for(cls), [], [], [], []
             for index, fit in enumerate(fits):
                 row = slice(index * cameras.n_views, (index + 1) * cameras.n_views)
                 loop = RenoiseLoop(
@@ -207,7 +211,7 @@ class LatheRenoiseRefine(io.ComfyNode):
                     mask_method=new_masks,
                 )  # fmt: skip
                 # Of a batch only the last asset may end early: the outputs hold every asset or none.
-                with host.keeps_result_on_cancel() if index == assets - 1 else nullcontext():
+                with progress.keeps_result_on_cancel() if index == assets - 1 else nullcontext():
                     for number in range(rounds):
                         loop.round(level, fit_iterations, seed + index + number, part_of(tick, index * rounds + number, assets * rounds))
                 results.append(fit.result())
@@ -215,11 +219,11 @@ class LatheRenoiseRefine(io.ComfyNode):
                 targets.append(loop.images)
                 new_outlines.append(torch.ones_like(loop.images[:, :1]) if loop.masks is None else loop.masks)
         return io.NodeOutput(
-            splat_sockets.to_core_splat([result.splats for result in results]),
-            sockets.images_out(torch.cat(targets)),
-            sockets.masks_out(torch.cat(new_outlines)),
-            sockets.images_out(torch.stack([result.preview for result in results])),
-            sockets.images_out(torch.stack(curves)),
+            to_core_splat([result.splats for result in results]),
+            images_out(torch.cat(targets)),
+            masks_out(torch.cat(new_outlines)),
+            images_out(torch.stack([result.preview for result in results])),
+            images_out(torch.stack(curves)),
         )
 
 
@@ -237,13 +241,13 @@ class LatheRenoiseViews(io.ComfyNode):
             "denoise below 1 and VAE Decode do the same.",
             search_aliases=["IM-3D", "sdedit", "img2img views", "denoise views", "refine views"],
             inputs=[
-                sockets.VIEW_MODEL.Input("view_model", tooltip="The model, from Load View Model."),
-                sockets.IMAGE.Input(
+                VIEW_MODEL.Input("view_model", tooltip="The model, from Load View Model."),
+                IMAGE.Input(
                     "images", tooltip="Views at the cameras of Generate Views, asset by asset: for instance Render Views of fitted splats.",
                 ),
-                sockets.MASK.Input("masks", optional=True, tooltip="1 = object; without it outlines are found on the plain background."),
-                sockets.IMAGE.Input("image", tooltip="The picture that shows the object; from Prepare Image. One for each asset."),
-                sockets.MASK.Input("image_mask", optional=True, tooltip="The picture's mask, 1 = object."),
+                MASK.Input("masks", optional=True, tooltip="1 = object; without it outlines are found on the plain background."),
+                IMAGE.Input("image", tooltip="The picture that shows the object; from Prepare Image. One for each asset."),
+                MASK.Input("image_mask", optional=True, tooltip="The picture's mask, 1 = object."),
                 level_input(),
                 steps_input(),
                 widget(
@@ -253,26 +257,26 @@ class LatheRenoiseViews(io.ComfyNode):
                 seed_input(),
             ],
             outputs=[
-                sockets.IMAGE.Output(display_name="images", tooltip="The new views, of the same size."),
-                sockets.MASK.Output(display_name="masks", tooltip="1 = object, found on the plain background; all 1 where nothing is."),
+                IMAGE.Output(display_name="images", tooltip="The new views, of the same size."),
+                MASK.Output(display_name="masks", tooltip="1 = object, found on the plain background; all 1 where nothing is."),
             ],
         )
 
     @classmethod
     def execute(cls, view_model, images, image, level, steps, guidance, seed, masks=None, image_mask=None) -> io.NodeOutput:
-        from ..pipelines.view_diffusion import on_background
+        from ..pipelines.view_generation.sampling import on_background
 
-        views, method = sockets.images_in(images), view_model.model.mask_method
+        views, method = images_in(images), view_model.model.mask_method
         if masks is None:
             given = masks_of_views(views, method)
         else:
-            given = sockets.masks_in(masks)
+            given = masks_in(masks)
             views = on_background(views, given, view_model.model.background)
         new = view_model.renoise(
-            views, given, sockets.images_in(image), None if image_mask is None else sockets.masks_in(image_mask), host.tick_for(cls),
+            views, given, images_in(image), None if image_mask is None else masks_in(image_mask), progress.tick_for(cls),
             level=level, steps=steps, guidance=guidance or None, seed=seed,
         )  # fmt: skip
-        return io.NodeOutput(sockets.images_out(new), sockets.masks_out(masks_of_views(new, method)))
+        return io.NodeOutput(images_out(new), masks_out(masks_of_views(new, method)))
 
 
 def check_generator(view_model: Any, image: Any, core: dict[str, Any]) -> None:
@@ -299,8 +303,8 @@ def view_generators(view_model: LoadedViewModel, image: Tensor, image_mask: Tens
     Raises:
         ValueError: another number of pictures than of assets.
     """
-    pictures = sockets.images_in(image).clone()
-    masks = None if image_mask is None else sockets.masks_in(image_mask).clone()
+    pictures = images_in(image).clone()
+    masks = None if image_mask is None else masks_in(image_mask).clone()
     if len(pictures) != assets or (masks is not None and len(masks) != assets):
         raise ValueError(f"The views show {assets} assets, but there are {len(pictures)} pictures in `image`: wire one with mask for each.")
     return [ViewRenoise(view_model, pictures[i : i + 1], None if masks is None else masks[i : i + 1], steps) for i in range(assets)]

@@ -12,8 +12,11 @@ from comfy_api.latest import io
 
 from ..pipelines.data.progress import Tick
 from ..pipelines.data.splats import Splats
-from . import host, sockets, splat_sockets
-from .sockets import schema, widget
+from .core import memory, progress
+from .core.files import asset_files, asset_path, file_stamp, output_files, relative_names
+from .core.images import images_out
+from .core.schema import IMAGE, SPLAT, schema, widget
+from .core.splat import splat_input, splats_in, to_core_splat
 
 CATEGORY = "3d/Lathe/Splats"
 PICTURE_PIXELS = 512
@@ -34,7 +37,7 @@ class LatheLoadSplat(io.ComfyNode):
             search_aliases=["import splat", "load gaussian", "load ply", "open gaussian splatting", "3dgs"],
             inputs=[
                 widget(
-                    io.Combo, "file", options=host.asset_files(".ply", ".splat", ".spz"),
+                    io.Combo, "file", options=asset_files(".ply", ".splat", ".spz"),
                     tooltip="A .ply, .splat or .spz file in ComfyUI's input folder, or one saved below output/lathe (marked [output]).",
                 ),
                 widget(
@@ -43,20 +46,20 @@ class LatheLoadSplat(io.ComfyNode):
                     "Leave it off for splats made with Lathe.",
                 ),
             ],
-            outputs=[sockets.SPLAT.Output(display_name="splat", tooltip="The splats, with all the colours the file keeps.")],
+            outputs=[SPLAT.Output(display_name="splat", tooltip="The splats, with all the colours the file keeps.")],
         )  # fmt: skip
 
     @classmethod
     def fingerprint_inputs(cls, file, fit):
-        return host.file_stamp(file)
+        return file_stamp(file)
 
     @classmethod
     def execute(cls, file, fit) -> io.NodeOutput:
+        from ..pipelines.formats.splats import load_splats
         from ..pipelines.ops.splat_bounds import fit_to_sphere
-        from ..pipelines.splat_files import load_splats
 
-        splats = load_splats(host.asset_path(file))
-        return io.NodeOutput(splat_sockets.to_core_splat([fit_to_sphere(splats) if fit else splats]))
+        splats = load_splats(asset_path(file))
+        return io.NodeOutput(to_core_splat([fit_to_sphere(splats) if fit else splats]))
 
 
 class LatheSaveSplat(io.ComfyNode):
@@ -72,7 +75,7 @@ class LatheSaveSplat(io.ComfyNode):
             search_aliases=["export splat", "save gaussian", "save ply", "export ply", "3dgs"],
             is_output_node=True,
             inputs=[
-                splat_sockets.splat_input("splat", tooltip="The splats to save; one file for each of a batch."),
+                splat_input("splat", tooltip="The splats to save; one file for each of a batch."),
                 widget(
                     io.String, "filename_prefix", default="lathe/splat",
                     tooltip="Name of the file under the output folder; a number is added, nothing is overwritten.",
@@ -88,15 +91,15 @@ class LatheSaveSplat(io.ComfyNode):
 
     @classmethod
     def execute(cls, splat, filename_prefix, format) -> io.NodeOutput:
-        from ..pipelines.splat_files import save_splats
+        from ..pipelines.formats.splats import save_splats
 
-        splats, tick = _some(splat), host.tick_for(cls)
-        files = host.output_files(filename_prefix, f".{format}", len(splats))
+        splats, tick = _some(splat), progress.tick_for(cls)
+        files = output_files(filename_prefix, f".{format}", len(splats))
         for i, (one, file) in enumerate(zip(splats, files, strict=True)):
             tick(i, len(splats))
             save_splats(one, file.path)
         tick(1, 1)
-        return io.NodeOutput(host.relative_names(files), ui={"3d": [file.result for file in files]})
+        return io.NodeOutput(relative_names(files), ui={"3d": [file.result for file in files]})
 
 
 class LathePreviewSplat(io.ComfyNode):
@@ -111,17 +114,17 @@ class LathePreviewSplat(io.ComfyNode):
             description="Shows splats on the node, to turn and to zoom, on every version of ComfyUI. Without WebGL 2 a picture is shown.",
             search_aliases=["view splat", "gaussian viewer", "show splats", "3dgs viewer"],
             is_output_node=True,
-            inputs=[splat_sockets.splat_input("splat", tooltip="The splats to show; arrows on the node go through a batch.")],
-            outputs=[sockets.IMAGE.Output(display_name="images", tooltip="A picture of each asset, as the viewer first shows it.")],
+            inputs=[splat_input("splat", tooltip="The splats to show; arrows on the node go through a batch.")],
+            outputs=[IMAGE.Output(display_name="images", tooltip="A picture of each asset, as the viewer first shows it.")],
         )
 
     @classmethod
     def execute(cls, splat) -> io.NodeOutput:
-        splats, tick = _some(splat), host.tick_for(cls)
+        splats, tick = _some(splat), progress.tick_for(cls)
         pictures, shown, posters = [], [], []
 
         def silent(step: int, total: int, preview: torch.Tensor | None = None) -> None:
-            host.check_cancelled()  # a moving preview would stay on the node, below the viewer
+            progress.check_cancelled()  # a moving preview would stay on the node, below the viewer
 
         for i, one in enumerate(splats):
             tick(i, len(splats))
@@ -131,11 +134,11 @@ class LathePreviewSplat(io.ComfyNode):
             shown.append({**_temp_file(name, ".spz", one), **view})
             posters.append(_temp_file(name, ".jpg", picture))
         tick(1, 1)
-        return io.NodeOutput(sockets.images_out(torch.stack(pictures)), ui={"lathe_splats": shown, "lathe_posters": posters})
+        return io.NodeOutput(images_out(torch.stack(pictures)), ui={"lathe_splats": shown, "lathe_posters": posters})
 
 
 def _some(splat) -> list[Splats]:
-    splats = splat_sockets.splats_in(splat)
+    splats = splats_in(splat)
     if not splats or any(len(one) == 0 for one in splats):
         raise ValueError("There are no Gaussians to show or to save; the node before made none, or pruned them all.")
     return splats
@@ -148,14 +151,14 @@ def _picture(splats: Splats, tick: Tick) -> tuple[torch.Tensor, dict]:
     from ..pipelines.data.cameras import Cameras
     from ..pipelines.ops import camera_math
     from ..pipelines.ops.splat_bounds import bounding_sphere
-    from ..pipelines.rendering import render_splats
+    from ..pipelines.rendering.splats import render_splats
 
     centre, radius = bounding_sphere(splats)
     distance = 1.1 * radius / math.sin(math.radians(FIELD_OF_VIEW / 2))
     pose = camera_math.orbit(torch.tensor([AZIMUTH]), torch.tensor([ELEVATION]), distance).float()
     pose[:, :3, 3] += centre
     camera = Cameras(pose, camera_math.intrinsics(FIELD_OF_VIEW, 1), ("preview",))
-    views = render_splats(splats, camera, PICTURE_PIXELS, PICTURE_PIXELS, device=host.device(), tick=tick)
+    views = render_splats(splats, camera, PICTURE_PIXELS, PICTURE_PIXELS, device=memory.device(), tick=tick)
     view = {"target": centre.tolist(), "position": pose[0, :3, 3].tolist(), "fov": FIELD_OF_VIEW, "count": len(splats)}
     return views.images[0], view
 
@@ -166,8 +169,8 @@ def _temp_file(name: str, suffix: str, content: Splats | torch.Tensor) -> dict[s
 
     from PIL import Image
 
-    from ..pipelines.files import write_files
-    from ..pipelines.splat_files import save_splats
+    from ..pipelines.disk.atomic import write_files
+    from ..pipelines.formats.splats import save_splats
 
     folder = Path(folder_paths.get_temp_directory())
     os.makedirs(folder, exist_ok=True)

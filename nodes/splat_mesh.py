@@ -9,8 +9,11 @@ import torch
 from comfy_api.latest import io
 
 from ..pipelines.data.progress import part_of
-from . import host, sockets, splat_sockets
-from .sockets import schema, widget
+from .core import folders, gradients, memory, progress
+from .core.images import alpha_in, images_in, images_out, masks_in
+from .core.mesh import mesh_input, meshes_in, to_core_mesh
+from .core.schema import CAMERAS, FIELD, IMAGE, MASK, MESH, color_in, schema, widget
+from .core.splat import splat_input, splats_in
 
 PRESETS = ["fast", "paper", "geolrm"]
 
@@ -28,7 +31,7 @@ class LatheSplatToField(io.ComfyNode):
             "Texture paints with it, Save Field keeps it.",
             search_aliases=["splat to mesh", "gaussians to mesh", "3dgs to mesh", "convert splat", "density field"],
             inputs=[
-                splat_sockets.splat_input("splat", tooltip="The splats; each asset of a batch makes a field."),
+                splat_input("splat", tooltip="The splats; each asset of a batch makes a field."),
                 widget(
                     io.Int, "resolution", default=128, min=16, max=512, step=8,
                     tooltip="Cells along the cube's edge that the mesh will have. Thinner Gaussians are thickened to about half a cell.",
@@ -44,19 +47,19 @@ class LatheSplatToField(io.ComfyNode):
                     "wall as well.",
                 ),
             ],
-            outputs=[sockets.FIELD.Output(display_name="field", tooltip="One field for each asset, of density.")],
+            outputs=[FIELD.Output(display_name="field", tooltip="One field for each asset, of density.")],
         )  # fmt: skip
 
     @classmethod
     def execute(cls, splat, resolution, threshold, fill_inside) -> io.NodeOutput:
-        from ..pipelines.splat_mesh import estimate_memory, splat_field
+        from ..pipelines.splats.field import estimate_memory, splat_field
 
-        splats, tick = splat_sockets.splats_in(splat), host.tick_for(cls)
-        host.make_room(
+        splats, tick = splats_in(splat), progress.tick_for(cls)
+        memory.make_room(
             estimate_memory(resolution, fill_inside, max(map(len, splats)), len(splats)),
             f"Reading splats as a field of {resolution} cells along the edge",
             f"Set `resolution` to {max(16, resolution // 16 * 8)} or less, or turn `fill_inside` off.",
-            host.MAIN_MEMORY,
+            memory.MAIN_MEMORY,
         )
         fields = [
             splat_field(one, resolution=resolution, level=threshold, fill=fill_inside, tick=part_of(tick, i, len(splats)))
@@ -79,12 +82,12 @@ class LatheFitMesh(io.ComfyNode):
             "FlexiCubes and the losses of Fit Splats. Cancel keeps what was reached.",
             search_aliases=["optimize mesh", "refine mesh", "differentiable rendering", "flexicubes", "dmtet", "IM-3D", "views to mesh"],
             inputs=[
-                sockets.mesh_input(
+                mesh_input(
                     "mesh", tooltip="What to start from, best closed and near the truth: from Field To Mesh, or any. One for each asset.",
                 ),
-                sockets.IMAGE.Input("images", tooltip="Views of the object before a plain background, asset by asset."),
-                sockets.CAMERAS.Input("cameras", tooltip="Where the views were taken from; one camera for each view."),
-                sockets.MASK.Input(
+                IMAGE.Input("images", tooltip="Views of the object before a plain background, asset by asset."),
+                CAMERAS.Input("cameras", tooltip="Where the views were taken from; one camera for each view."),
+                MASK.Input(
                     "masks", optional=True,
                     tooltip="1 = object; from Mask Views. Without masks an alpha channel of the images serves; without both the outline is "
                     "fitted less sharply. Views with an empty mask are left out.",
@@ -130,11 +133,11 @@ class LatheFitMesh(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.MESH.Output(
+                MESH.Output(
                     display_name="mesh", tooltip="The fitted mesh of each asset with UVs and a texture; after Cancel with vertex colours.",
                 ),
-                sockets.IMAGE.Output(display_name="preview", tooltip="A few views of each asset above what its mesh shows from there."),
-                sockets.IMAGE.Output(display_name="curve", tooltip="The loss curve of each asset: every term before its weight."),
+                IMAGE.Output(display_name="preview", tooltip="A few views of each asset above what its mesh shows from there."),
+                IMAGE.Output(display_name="curve", tooltip="The loss curve of each asset: every term before its weight."),
             ],
         )  # fmt: skip
 
@@ -142,44 +145,46 @@ class LatheFitMesh(io.ComfyNode):
     def execute(
         cls, mesh, images, cameras, preset, seed, steps, resolution, faces, texture_size, image_size, background, smooth, masks=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..pipelines import mesh_fit
-        from ..pipelines.fit_targets import resized_views
-        from ..pipelines.perceptual import load_perceptual
+        from ..pipelines.fitting.perceptual import load_perceptual
+        from ..pipelines.fitting.targets import resized_views
+        from ..pipelines.meshes import fit as mesh_fit
+        from ..pipelines.meshes import fit_settings
+        from ..pipelines.ops import losses
 
-        settings = mesh_fit.load_mesh_preset(preset)
+        settings = fit_settings.load_mesh_preset(preset)
         settings = replace(
             settings, steps=steps or settings.steps, resolution=resolution or settings.resolution, faces=faces or settings.faces,
-            texture_size=int(texture_size), background=sockets.color_in(background),
+            texture_size=int(texture_size), background=color_in(background),
             regularisers=replace(settings.regularisers, smooth=smooth * settings.regularisers.smooth),
         )  # fmt: skip
-        meshes, alpha = sockets.meshes_in(mesh), sockets.alpha_in(images) if masks is None else sockets.masks_in(masks)
-        height, width = mesh_fit.fitting_size(images.shape[1], images.shape[2], image_size)
-        host.make_room(
-            mesh_fit.estimate_memory(cameras.n_views, height, width, settings),
+        meshes, alpha = meshes_in(mesh), alpha_in(images) if masks is None else masks_in(masks)
+        height, width = losses.fitting_size(images.shape[1], images.shape[2], image_size)
+        memory.make_room(
+            fit_settings.estimate_memory(cameras.n_views, height, width, settings),
             f"Fitting a mesh to {cameras.n_views} views of {width} x {height} pixels",
             f"Set `image_size` to {max(height, width) // 2} or less, choose the preset fast, or lower `resolution`.",
         )
-        with host.differentiable():
-            views, outlines = resized_views(sockets.images_in(images), alpha, image_size)
+        with gradients.differentiable():
+            views, outlines = resized_views(images_in(images), alpha, image_size)
             perceptual = None
             if settings.weights.perceptual:
-                perceptual = load_perceptual(host.model_folders(), host.device())
-                host.heal(perceptual.net)
+                perceptual = load_perceptual(folders.model_folders(), memory.device())
+                gradients.heal(perceptual.net)
             fits = mesh_fit.asset_mesh_fits(
-                meshes, views, outlines, cameras, settings=settings, seed=seed, device=host.device(), perceptual=perceptual
+                meshes, views, outlines, cameras, settings=settings, seed=seed, device=memory.device(), perceptual=perceptual
             )
-            tick, results = host.tick_for(cls), []
+            tick, results = progress.tick_for(cls), []
             for index, fit in enumerate(fits):
                 own, done = part_of(tick, index, len(meshes)), None
                 # Of a batch only the last asset may end early: the outputs hold every asset or none.
-                with host.keeps_result_on_cancel() if index == len(meshes) - 1 else nullcontext():
+                with progress.keeps_result_on_cancel() if index == len(meshes) - 1 else nullcontext():
                     fit.run(settings.steps, own)
                     done = fit.textured(own)
                 results.append(fit.result(fit.mesh() if done is None else done))
         return io.NodeOutput(
-            sockets.to_core_mesh([result.mesh for result in results]),
-            sockets.images_out(torch.stack([result.preview for result in results])),
-            sockets.images_out(torch.stack([result.curve for result in results])),
+            to_core_mesh([result.mesh for result in results]),
+            images_out(torch.stack([result.preview for result in results])),
+            images_out(torch.stack([result.curve for result in results])),
         )
 
 

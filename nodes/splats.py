@@ -10,11 +10,16 @@ from comfy_api.latest import io
 
 from ..pipelines.data.progress import part_of
 from ..pipelines.data.splats import Splats
-from . import host, sockets, splat_sockets, voxel_sockets
-from .sockets import schema, widget
+from ..pipelines.data.views import count_assets
+from .core import folders, gradients, memory, progress
+from .core.images import alpha_in, images_in, images_out, masks_in
+from .core.mesh import from_core_mesh
+from .core.schema import CAMERAS, IMAGE, MASK, MESH, SPLAT, VOXEL, asset_input, color_in, schema, widget
+from .core.splat import from_core_splat, to_core_splat
+from .core.voxel import voxels_in
 
 if TYPE_CHECKING:
-    from ..pipelines.splat_settings import FitSettings
+    from ..pipelines.splats.fit_settings import FitSettings
 
 CATEGORY = "3d/Lathe/Splats"
 PRESETS = ["fast", "paper", "pixel"]
@@ -42,15 +47,15 @@ class LatheFitSplats(io.ComfyNode):
             "pictures and so bear views that do not quite agree. Cancel keeps what was reached.",
             search_aliases=["gaussian splatting", "3dgs", "IM-3D", "turntable to 3d", "views to splat", "train gaussians"],
             inputs=[
-                sockets.IMAGE.Input("images", tooltip="Views of the object before a plain background, asset by asset."),
-                sockets.CAMERAS.Input("cameras", tooltip="Where the views were taken from; one camera for each view."),
-                sockets.MASK.Input(
+                IMAGE.Input("images", tooltip="Views of the object before a plain background, asset by asset."),
+                CAMERAS.Input("cameras", tooltip="Where the views were taken from; one camera for each view."),
+                MASK.Input(
                     "masks", optional=True,
                     tooltip="1 = object; from Mask Views. Without masks an alpha channel of the images serves; without both the outline is "
                     "fitted less sharply. Views with an empty mask are left out.",
                 ),
-                sockets.asset_input(
-                    "start", sockets.MESH, sockets.VOXEL, sockets.SPLAT, optional=True,
+                asset_input(
+                    "start", MESH, VOXEL, SPLAT, optional=True,
                     tooltip="What to begin with instead of the preset's start: the surface of a mesh (its points, where it has no "
                     "faces), the occupied cells of a voxel grid, or splats to go on from.",
                 ),
@@ -96,9 +101,9 @@ class LatheFitSplats(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.SPLAT.Output(display_name="splat", tooltip="The splats of each asset, faint Gaussians pruned."),
-                sockets.IMAGE.Output(display_name="preview", tooltip="A few views of each asset above what its splats show from there."),
-                sockets.IMAGE.Output(display_name="curve", tooltip="The loss curve of each asset: every term before its weight."),
+                SPLAT.Output(display_name="splat", tooltip="The splats of each asset, faint Gaussians pruned."),
+                IMAGE.Output(display_name="preview", tooltip="A few views of each asset above what its splats show from there."),
+                IMAGE.Output(display_name="curve", tooltip="The loss curve of each asset: every term before its weight."),
             ],
         )  # fmt: skip
 
@@ -107,45 +112,49 @@ class LatheFitSplats(io.ComfyNode):
         cls, images, cameras, preset, seed, steps, resolution, points, sh_degree, background,
         perceptual_weight, ms_ssim_weight, mask_weight, l1_weight, l2_weight, voxel_threshold, masks=None, start=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..pipelines import splat_fit
-        from ..pipelines.perceptual import load_perceptual
+        from ..pipelines.fitting import targets
+        from ..pipelines.fitting.perceptual import load_perceptual
+        from ..pipelines.ops import losses
+        from ..pipelines.splats import fit as splat_fit
+        from ..pipelines.splats import fit_settings
 
         asked = {
             "perceptual": perceptual_weight, "ms_ssim": ms_ssim_weight, "mask": mask_weight, "l1": l1_weight, "l2": l2_weight,
         }  # fmt: skip
-        settings = splat_fit.load_fit_preset(preset)
+        settings = fit_settings.load_fit_preset(preset)
         settings = splat_fit.with_changes(
             settings, weights={term: value for term, value in asked.items() if value >= 0}, sh_degree=sh_degree,
-            steps=steps or settings.steps, points=points or settings.points, background=sockets.color_in(background),
+            steps=steps or settings.steps, points=points or settings.points, background=color_in(background),
         )  # fmt: skip
-        assets = sockets.assets_of(images.shape[0], cameras)
-        alpha = sockets.alpha_in(images) if masks is None else sockets.masks_in(masks)
-        with host.differentiable():
+        assets = count_assets(images.shape[0], cameras)
+        alpha = alpha_in(images) if masks is None else masks_in(masks)
+        with gradients.differentiable():
             starts = None if start is None else starts_in(start, assets, settings, seed, voxel_threshold)
-            height, width = splat_fit.fitting_size(images.shape[1], images.shape[2], resolution)
-            host.make_room(
-                splat_fit.estimate_memory(cameras.n_views, height, width, settings, 0 if starts is None else max(map(len, starts))),
+            height, width = losses.fitting_size(images.shape[1], images.shape[2], resolution)
+            memory.make_room(
+                fit_settings.estimate_memory(cameras.n_views, height, width, settings, 0 if starts is None else max(map(len, starts))),
                 f"Fitting {cameras.n_views} views of {width} x {height} pixels",
                 f"Set `resolution` to {max(height, width) // 2} or less, or choose the preset fast.",
             )
-            views, outlines = splat_fit.resized_views(sockets.images_in(images), alpha, resolution)
+            views, outlines = targets.resized_views(images_in(images), alpha, resolution)
             perceptual = None
             if settings.weights.perceptual:
-                perceptual = load_perceptual(host.model_folders(), host.device())
-                host.heal(perceptual.net)
-            tick, results = host.tick_for(cls), []
+                perceptual = load_perceptual(folders.model_folders(), memory.device())
+                gradients.heal(perceptual.net)
+            tick, results = progress.tick_for(cls), []
             fits = splat_fit.asset_fits(
-                views, outlines, cameras, start=starts, settings=settings, seed=seed, device=host.device(), perceptual=perceptual, tick=tick
+                views, outlines, cameras, start=starts, settings=settings, seed=seed, device=memory.device(), perceptual=perceptual,
+                tick=tick,
             )  # fmt: skip
             for index, fit in enumerate(fits):
                 # Of a batch only the last asset may end early: the outputs hold every asset or none.
-                with host.keeps_result_on_cancel() if index == assets - 1 else nullcontext():
+                with progress.keeps_result_on_cancel() if index == assets - 1 else nullcontext():
                     fit.run(settings.steps, part_of(tick, index, assets))
                 results.append(fit.result())
         return io.NodeOutput(
-            splat_sockets.to_core_splat([result.splats for result in results]),
-            sockets.images_out(torch.stack([result.preview for result in results])),
-            sockets.images_out(torch.stack([result.curve for result in results])),
+            to_core_splat([result.splats for result in results]),
+            images_out(torch.stack([result.preview for result in results])),
+            images_out(torch.stack([result.curve for result in results])),
         )
 
 
@@ -155,14 +164,14 @@ def starts_in(start: Any, assets: int, settings: FitSettings, seed: int, voxel_t
     Raises:
         ValueError: another number of assets, or nothing to start from.
     """
-    from ..pipelines import splat_start
+    from ..pipelines.splats import start as splat_start
 
     if hasattr(start, "positions"):
-        starts = splat_sockets.from_core_splat(start)
+        starts = from_core_splat(start)
     elif hasattr(start, "vertices"):
-        starts = [splat_start.start_from_mesh(mesh, settings.points, seed) for mesh in sockets.from_core_mesh(start)]
+        starts = [splat_start.start_from_mesh(mesh, settings.points, seed) for mesh in from_core_mesh(start)]
     elif hasattr(start, "data"):
-        volumes, extents = voxel_sockets.voxels_in(start)
+        volumes, extents = voxels_in(start)
         starts = [
             splat_start.start_from_voxel(volume, voxel_threshold, VOXELS_USED, seed, extent)
             for volume, extent in zip(volumes, extents, strict=True)

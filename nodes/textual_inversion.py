@@ -9,9 +9,10 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from . import host, sockets
+from .core import gradients, progress
+from .core.images import images_out
+from .core.schema import IMAGE, MASK, schema, widget
 from .priors import CATEGORY, on_white, one_picture
-from .sockets import schema, widget
 
 
 class LatheTextualInversion(io.ComfyNode):
@@ -32,8 +33,8 @@ class LatheTextualInversion(io.ComfyNode):
                 io.Model.Input("model", tooltip="The image model that the prior will use: SD 1.5, SD 2 or SDXL."),
                 io.Clip.Input("clip", tooltip="Its CLIP."),
                 io.Vae.Input("vae", tooltip="Its VAE."),
-                sockets.IMAGE.Input("image", tooltip="The object, from Prepare Image."),
-                sockets.MASK.Input("mask", optional=True, tooltip="1 = object; lays it on white, so that the word means the object alone."),
+                IMAGE.Input("image", tooltip="The object, from Prepare Image."),
+                MASK.Input("mask", optional=True, tooltip="1 = object; lays it on white, so that the word means the object alone."),
                 widget(
                     io.String, "name", default="lathe_object",
                     tooltip="File name in models/embeddings, of letters, digits, _ and -. A word that this node made before is replaced; "
@@ -71,7 +72,7 @@ class LatheTextualInversion(io.ComfyNode):
             outputs=[
                 io.Clip.Output(display_name="clip", tooltip="The CLIP, which reads <e> in prompts as the new word."),
                 io.String.Output(display_name="embedding", tooltip="embedding:NAME, which means the same to any CLIP of this kind."),
-                sockets.IMAGE.Output(display_name="curve", tooltip="The loss over the steps."),
+                IMAGE.Output(display_name="curve", tooltip="The loss over the steps."),
             ],
         )  # fmt: skip
 
@@ -79,17 +80,17 @@ class LatheTextualInversion(io.ComfyNode):
     def execute(
         cls, model, clip, vae, image, name, starts_as, vectors, steps, rate, batch, resolution, seed, mask=None
     ) -> io.NodeOutput:
-        from ..pipelines import textual_inversion as inversion
-        from ..pipelines.splat_curve import loss_curve
-        from .core_words import CoreWords, NamedWord
+        from ..pipelines.distillation import textual_inversion as inversion
+        from ..pipelines.plots.loss_curve import loss_curve
+        from .core.text_encoder import CoreWords, NamedWord
 
         folders = [Path(folder) for folder in folder_paths.get_folder_paths("embeddings")]
         path = inversion.word_file(name, folders)
         picture = on_white(*one_picture(image, mask))[0]
-        with host.differentiable():
+        with gradients.differentiable():
             copies = inversion.augmented(picture.clone(), inversion.COPIES, resolution, torch.Generator().manual_seed(seed))
             words = CoreWords(model, clip, vae, copies)
-            start, tick = words.start(starts_as, vectors), host.tick_for(cls)
+            start, tick = words.start(starts_as, vectors), progress.tick_for(cls)
 
             def train(loss: Any) -> inversion.LearnedWord:
                 return inversion.learn_word(
@@ -101,7 +102,7 @@ class LatheTextualInversion(io.ComfyNode):
         reader = clip.clone()
         reader.tokenizer = NamedWord(clip.tokenizer, path.stem)
         curve = loss_curve([{"noise": value} for value in learned.losses], title="Textual Inversion: error of the noise")
-        return io.NodeOutput(reader, f"embedding:{path.stem}", sockets.images_out(curve[None]))
+        return io.NodeOutput(reader, f"embedding:{path.stem}", images_out(curve[None]))
 
 
 NODES = [LatheTextualInversion]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from lathe.pipelines.distillation.priors import Guidance
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.priors import Guidance
 from torch import Tensor
 
 COLOR = (0.9, 0.3, 0.1)

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.ops.splat_projection import ALPHA_MIN, project
-from lathe.pipelines.ops.splat_raster import Rendered, render_gaussians
+from lathe.pipelines.ops.splat_raster.dispatch import Rendered, render_gaussians
+from lathe.pipelines.ops.splat_raster.projection import ALPHA_MIN, project
 from torch import Tensor
 
 GRADIENT_NAMES = ("means", "quats", "scales", "opacities", "colors", "extra", "means2d", "absgrad")

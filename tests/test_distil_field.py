@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 from ball_prior import COLOR, BallPrior, ball_views
-from lathe.pipelines import files
-from lathe.pipelines.cameras import orbit_cameras, posed_cameras
-from lathe.pipelines.distil_field import DistilField
-from lathe.pipelines.distil_loop import adam, all_finite
-from lathe.pipelines.distil_settings import (
+from lathe.pipelines.cameras.orbits import orbit_cameras, posed_cameras
+from lathe.pipelines.distillation.cameras_and_shading import PLAIN, ReferenceView, Shading, depth_normals, random_cameras, random_shading
+from lathe.pipelines.distillation.field import DistilField
+from lathe.pipelines.distillation.loop import adam, all_finite
+from lathe.pipelines.distillation.priors import combine
+from lathe.pipelines.distillation.run_file import RunState, load_run, save_run, state_of
+from lathe.pipelines.distillation.settings import (
     CoarseSettings,
-    FieldShape,
     LossWeights,
     March,
     NovelCameras,
@@ -22,13 +23,11 @@ from lathe.pipelines.distil_settings import (
     distil_preset_names,
     load_distil_preset,
 )
-from lathe.pipelines.distil_state import RunState, load_run, save_run, state_of
-from lathe.pipelines.distil_views import PLAIN, ReferenceView, Shading, depth_normals, random_cameras, random_shading
-from lathe.pipelines.fit_targets import MOST_BAD_STEPS, FitBroken
-from lathe.pipelines.meshing import field_to_mesh
-from lathe.pipelines.nets.distil_net import DistilledField
-from lathe.pipelines.priors import combine
-from lathe.pipelines.rendering import render_field
+from lathe.pipelines.fitting.loop import MOST_BAD_STEPS, FitBroken
+from lathe.pipelines.formats import fields
+from lathe.pipelines.meshes.extract import field_to_mesh
+from lathe.pipelines.nets.distil_net import DistilledField, FieldShape
+from lathe.pipelines.rendering.field import render_field
 
 SHAPE = FieldShape(levels=4, log2_size=12, base=4, finest=32, hidden=16, layers=1, bias="cone", bias_strength=3.0, bias_radius=0.5)
 SETTINGS = CoarseSettings(
@@ -129,7 +128,7 @@ def test_what_is_finite():
 
 def test_files_that_are_no_run_states(tmp_path):
     field = DistilField(reference(), BallPrior(), QUICK).field()
-    files.save_field(field, tmp_path / "field.safetensors")
+    fields.save_field(field, tmp_path / "field.safetensors")
     with pytest.raises(ValueError, match="holds no run state"):
         load_run(tmp_path / "field.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(b"123")
@@ -183,8 +182,8 @@ def test_a_field_survives_a_file(tmp_path):
     run = DistilField(reference(), BallPrior(), QUICK)
     run.run(2)
     field = run.field()
-    files.save_field(field, tmp_path / "field.safetensors")
-    again = files.load_field(tmp_path / "field.safetensors")
+    fields.save_field(field, tmp_path / "field.safetensors")
+    again = fields.load_field(tmp_path / "field.safetensors")
     points = torch.rand(50, 3) * 2.4 - 1.2
     with torch.no_grad():
         assert torch.equal(field.geometry(points), again.geometry(points)) and torch.equal(field.color(points), again.color(points))

@@ -5,15 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 from ball_prior import COLOR, BallPrior, ball_views
-from lathe.pipelines.cameras import orbit_cameras, posed_cameras
+from lathe.pipelines.cameras.orbits import orbit_cameras, posed_cameras
 from lathe.pipelines.data.mesh import Mesh
-from lathe.pipelines.distil_mesh import DistilMesh, SurfaceLost
-from lathe.pipelines.distil_settings import FieldShape, FineSettings, LossWeights, ShadingSchedule
-from lathe.pipelines.distil_surface import surface_grid
-from lathe.pipelines.distil_views import PLAIN, ReferenceView
-from lathe.pipelines.meshing import marching_cubes
+from lathe.pipelines.distillation.cameras_and_shading import PLAIN, ReferenceView
+from lathe.pipelines.distillation.mesh import DistilMesh, SurfaceLost
+from lathe.pipelines.distillation.settings import FineSettings, LossWeights, ShadingSchedule
+from lathe.pipelines.distillation.surface import surface_grid
+from lathe.pipelines.meshes.extract import marching_cubes
+from lathe.pipelines.nets.distil_net import FieldShape
 from lathe.pipelines.ops.mesh_topology import make_topology
-from lathe.pipelines.rendering import render_mesh
+from lathe.pipelines.rendering.mesh import render_mesh
 from torch import Tensor
 
 SETTINGS = FineSettings(

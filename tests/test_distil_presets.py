@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from ball_prior import BallPrior, ball_views
-from lathe.pipelines.cameras import posed_cameras
-from lathe.pipelines.distil_field import DistilField
-from lathe.pipelines.distil_mesh import DistilMesh
-from lathe.pipelines.distil_settings import DistilPreset, distil_preset_names, load_distil_preset
-from lathe.pipelines.distil_splat import DistilSplat
-from lathe.pipelines.distil_views import ReferenceView
-from lathe.pipelines.meshing import field_to_mesh
-from lathe.pipelines.splat_start import start_from_points
+from lathe.pipelines.cameras.orbits import posed_cameras
+from lathe.pipelines.distillation.cameras_and_shading import ReferenceView
+from lathe.pipelines.distillation.field import DistilField
+from lathe.pipelines.distillation.mesh import DistilMesh
+from lathe.pipelines.distillation.settings import DistilPreset, distil_preset_names, load_distil_preset
+from lathe.pipelines.distillation.splat import DistilSplat
+from lathe.pipelines.meshes.extract import field_to_mesh
+from lathe.pipelines.splats.start import start_from_points
 
 SMALL_NET = {"levels": 6, "log2_size": 12, "base": 4, "finest": 64, "hidden": 16}
 BALL = 0.45

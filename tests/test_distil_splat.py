@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 from ball_prior import BallPrior, ball_views
-from lathe.pipelines.cameras import orbit_cameras, posed_cameras
+from lathe.pipelines.cameras.orbits import orbit_cameras, posed_cameras
 from lathe.pipelines.data.splats import Splats
-from lathe.pipelines.distil_settings import LossWeights, SplatSettings
-from lathe.pipelines.distil_splat import DistilSplat
-from lathe.pipelines.distil_views import ReferenceView
-from lathe.pipelines.ops.densify import EveryGaussianPruned
-from lathe.pipelines.rendering import render_splats
-from lathe.pipelines.splat_start import start_at_centre
+from lathe.pipelines.distillation.cameras_and_shading import ReferenceView
+from lathe.pipelines.distillation.settings import LossWeights, SplatSettings
+from lathe.pipelines.distillation.splat import DistilSplat
+from lathe.pipelines.rendering.splats import render_splats
+from lathe.pipelines.splats.densify import EveryGaussianPruned
+from lathe.pipelines.splats.start import start_at_centre
 
 SETTINGS = SplatSettings(steps=120, size=32, weights=LossWeights(rgb=100, mask=30), points=400)
 QUICK = replace(SETTINGS, size=16, points=60)

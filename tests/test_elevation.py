@@ -4,13 +4,15 @@ import math
 
 import pytest
 import torch
-from lathe.pipelines import elevation
-from lathe.pipelines.cameras import join_cameras, orbit_cameras, posed_cameras, preset_cameras
+from lathe.pipelines.cameras import elevation
+from lathe.pipelines.cameras.elevation import estimate_elevation, pose
+from lathe.pipelines.cameras.join_and_select import join_cameras
+from lathe.pipelines.cameras.orbits import orbit_cameras, posed_cameras
+from lathe.pipelines.cameras.presets import preset_cameras
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
-from lathe.pipelines.elevation import estimate_elevation, pose
-from lathe.pipelines.elevation_picture import estimate_picture
-from lathe.pipelines.rendering import render_mesh
+from lathe.pipelines.plots.elevation import estimate_picture
+from lathe.pipelines.rendering.mesh import render_mesh
 from lathe.pipelines.weights.mini_models import load_elevation
 
 GIVEN = orbit_cameras(16)

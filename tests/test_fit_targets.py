@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lathe.pipelines.cameras import orbit_cameras
-from lathe.pipelines.fit_targets import Targets, asset_views, on_background
-from lathe.pipelines.mesh_fit_settings import load_mesh_preset
+from lathe.pipelines.cameras.orbits import orbit_cameras
+from lathe.pipelines.data.views import asset_views, on_background
+from lathe.pipelines.fitting.targets import Targets
+from lathe.pipelines.meshes.fit_settings import load_mesh_preset
 from lathe.pipelines.ops.losses import LossWeights
-from lathe.pipelines.splat_settings import load_fit_preset
+from lathe.pipelines.splats.fit_settings import load_fit_preset
 
 CAMERAS = orbit_cameras(4, elevation=10)
 PLAIN = replace(load_mesh_preset("fast"), weights=LossWeights(mask=2.0, l1=1.0), views_per_step=3)

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from lathe.pipelines import background_removal, foreground
+from lathe.pipelines.images import background_removal, foreground
 
 RED = torch.tensor([0.9, 0.1, 0.1])
 

@@ -9,16 +9,19 @@ import pytest
 import torch
 from data.handmade_geolrm import handmade_model
 from data.tiny_geolrm import tiny_model
-from lathe.pipelines import geolrm, geolrm_form
-from lathe.pipelines.cameras import orbit_cameras, posed_cameras, preset_cameras
+from lathe.pipelines.cameras.orbits import orbit_cameras, posed_cameras
+from lathe.pipelines.cameras.presets import preset_cameras
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
-from lathe.pipelines.geolrm_views import check_views, grid_extents, network_cameras, network_views, on_grid, to_world
 from lathe.pipelines.nets.geolrm import cube_points, project
-from lathe.pipelines.occupancy_picture import occupancy_picture
 from lathe.pipelines.ops import camera_math
+from lathe.pipelines.ops.frames.geolrm import network_cameras, to_world
 from lathe.pipelines.ops.visual_hull import cell_centres
-from lathe.pipelines.rendering import render_mesh, render_splats
+from lathe.pipelines.plots.occupancy import occupancy_picture
+from lathe.pipelines.reconstruction.geolrm import attention_verdicts, calibration, choose_attention, occupancy_score, stages
+from lathe.pipelines.reconstruction.geolrm.views import check_views, grid_extents, network_views, on_grid
+from lathe.pipelines.rendering.mesh import render_mesh
+from lathe.pipelines.rendering.splats import render_splats
 
 # from, to (x, y, z), colour: a tall red block at the object's left (+X), a flat blue one at its right and back, a small black one in front
 BLOCKS = (
@@ -73,7 +76,7 @@ def psnr(a, b):
 
 def test_cells_land_on_the_object_and_not_on_its_mirror_images(handmade, views):
     images = render_mesh(blocks(), AROUND, 112, 112).images
-    (occupancy,) = geolrm.propose(handmade, images, None, AROUND)
+    (occupancy,) = stages.propose(handmade, images, None, AROUND)
     (extent,) = grid_extents(24, AROUND, 1)
     truth = inside(cell_centres(24, extent))
     found = occupancy > 0.5
@@ -89,11 +92,11 @@ def test_splats_have_the_colours_of_their_side_and_look_like_the_views(handmade,
     images, masks = views
     (extent,) = grid_extents(24, SIX, 1)
     occupancy = inside(cell_centres(24, extent)).float()
-    (splats,) = geolrm.reconstruct(handmade, occupancy[None], images, masks, SIX)
+    (splats,) = stages.reconstruct(handmade, occupancy[None], images, masks, SIX)
     cells = cell_centres(24, extent)[occupancy > 0.5]
     near = torch.cdist(splats.positions, cells, compute_mode="donot_use_mm_for_euclid_dist")
     assert len(splats) == len(cells) and float(near.amin(0).max()) < 1e-4 and float(near.amin(1).max()) < 1e-4
-    color = 0.5 + geolrm.SH_DC * splats.sh[:, 0]
+    color = 0.5 + stages.SH_DC * splats.sh[:, 0]
     left, right = color[splats.positions[:, 0] > 0.35], color[splats.positions[:, 0] < -0.35]
     assert float((left[:, 0] - left[:, 2]).mean()) > 0.3 and float((right[:, 0] - right[:, 2]).mean()) < -0.2
     shown = render_splats(splats, SIX, 112, 112).images
@@ -104,8 +107,8 @@ def test_splats_have_the_colours_of_their_side_and_look_like_the_views(handmade,
 
 def test_cells_go_through_a_voxel_and_keep_their_indices():
     logits = torch.randn(6, 6, 6, generator=torch.Generator().manual_seed(0))
-    voxel = geolrm.to_voxel(logits)
-    assert torch.equal(geolrm.anchors(voxel, 0.5), cube_points(6)[logits.flatten() > 0])
+    voxel = stages.to_voxel(logits)
+    assert torch.equal(stages.anchors(voxel, 0.5), cube_points(6)[logits.flatten() > 0])
     cameras = orbit_cameras(3, radius=3.0)
     (extent,) = grid_extents(6, cameras, 1)
     assert on_grid(voxel[None], [extent], 6, [extent])[0].data_ptr() == voxel.data_ptr() or torch.equal(
@@ -114,8 +117,8 @@ def test_cells_go_through_a_voxel_and_keep_their_indices():
     x, y, z = 5, 1, 2  # of the network: its x is the world's z, its y the world's x, its z the world's y
     marked = torch.full((6, 6, 6), -1.0)
     marked[x, y, z] = 1.0
-    assert torch.nonzero(geolrm.to_voxel(marked) > 0.5).tolist() == [[x, z, y]]
-    place = to_world(geolrm.anchors(geolrm.to_voxel(marked), 0.5), network_cameras(cameras)[2])
+    assert torch.nonzero(stages.to_voxel(marked) > 0.5).tolist() == [[x, z, y]]
+    place = to_world(stages.anchors(stages.to_voxel(marked), 0.5), network_cameras(cameras)[2])
     assert torch.allclose(place[0], cell_centres(6, extent)[x, z, y], atol=1e-6)
 
 
@@ -187,15 +190,15 @@ def test_the_budget_is_kept_by_a_seeded_choice(views):
     model = tiny_model()
     occupancy = torch.zeros(1, 16, 16, 16)
     occupancy[:, 4:12, 4:12, 4:12] = 1.0
-    assert geolrm.token_counts(occupancy, 0.5, 100) == [100]
-    assert geolrm.token_counts(occupancy, 0.5, 10_000) == [512]
-    assert geolrm.token_counts(occupancy, 0.5, 600, compatible=True) == [600]
-    points = geolrm.anchors(occupancy[0], 0.5)
-    assert torch.equal(geolrm.choose_tokens(points, 512, 0), points)
-    first, again, other = (geolrm.choose_tokens(points, 100, seed) for seed in (3, 3, 4))
+    assert stages.token_counts(occupancy, 0.5, 100) == [100]
+    assert stages.token_counts(occupancy, 0.5, 10_000) == [512]
+    assert stages.token_counts(occupancy, 0.5, 600, compatible=True) == [600]
+    points = stages.anchors(occupancy[0], 0.5)
+    assert torch.equal(stages.choose_tokens(points, 512, 0), points)
+    first, again, other = (stages.choose_tokens(points, 100, seed) for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert len({tuple(p) for p in first.tolist()}) == 100
-    a, b = (geolrm.reconstruct(model, occupancy, images, masks, SIX, tokens=100, seed=3)[0] for _ in range(2))
+    a, b = (stages.reconstruct(model, occupancy, images, masks, SIX, tokens=100, seed=3)[0] for _ in range(2))
     assert torch.equal(a.positions, b.positions) and torch.equal(a.sh, b.sh) and len(a) <= 100 * 4
 
 
@@ -203,8 +206,8 @@ def test_phantoms_of_the_padding_only_where_asked_for(handmade, views):
     images, masks = views
     occupancy = torch.zeros(1, 24, 24, 24)
     occupancy[:, 5, 6, 7] = 1.0
-    (plain,) = geolrm.reconstruct(handmade, occupancy, images, masks, SIX, tokens=10)
-    (padded,) = geolrm.reconstruct(handmade, occupancy, images, masks, SIX, tokens=10, compatible=True)
+    (plain,) = stages.reconstruct(handmade, occupancy, images, masks, SIX, tokens=10)
+    (padded,) = stages.reconstruct(handmade, occupancy, images, masks, SIX, tokens=10, compatible=True)
     assert len(plain) == 1 and len(padded) == 10
     assert torch.allclose(padded.positions[0], plain.positions[0]) and float(padded.positions[1:].abs().max()) < 1e-5
     assert float(plain.positions.abs().max()) > 0.1
@@ -215,14 +218,14 @@ def test_a_batch_gives_what_single_runs_give_and_nothing_is_written_to(views, fo
     images, masks = (torch.cat([part, part.flip(-1)]) for part in views)
     model = tiny_model(form)
     kept = images.clone(), masks.clone(), SIX.c2w.clone(), SIX.K.clone()
-    both = geolrm.propose(model, images, masks, SIX)
+    both = stages.propose(model, images, masks, SIX)
     before = both.clone()
-    splats = geolrm.reconstruct(model, both, images, masks, SIX, threshold=0.4, tokens=50, seed=1)
+    splats = stages.reconstruct(model, both, images, masks, SIX, threshold=0.4, tokens=50, seed=1)
     for asset in range(2):
         rows = slice(6 * asset, 6 * asset + 6)
-        (alone,) = geolrm.propose(model, images[rows], masks[rows], SIX)
+        (alone,) = stages.propose(model, images[rows], masks[rows], SIX)
         assert torch.equal(alone, both[asset])
-        (own,) = geolrm.reconstruct(model, both[asset : asset + 1], images[rows], masks[rows], SIX, threshold=0.4, tokens=50, seed=1)
+        (own,) = stages.reconstruct(model, both[asset : asset + 1], images[rows], masks[rows], SIX, threshold=0.4, tokens=50, seed=1)
         for name in ("positions", "scales", "rotations", "opacities", "sh"):
             assert torch.equal(getattr(own, name), getattr(splats[asset], name))
     assert all(torch.equal(a, b) for a, b in zip(kept, (images, masks, SIX.c2w, SIX.K), strict=True)) and torch.equal(both, before)
@@ -233,18 +236,18 @@ def test_each_asset_may_have_its_own_cameras_and_distance(views):
     near = preset_cameras("zero123plus_v1.2", radius=3.0)
     own = Cameras(torch.stack([SIX.c2w, near.c2w]), torch.stack([SIX.K, near.K]), SIX.names)
     model = tiny_model()
-    both = geolrm.propose(model, images, masks, own)
-    assert torch.equal(both[1], geolrm.propose(model, images[:6], masks[:6], near)[0])
+    both = stages.propose(model, images, masks, own)
+    assert torch.equal(both[1], stages.propose(model, images[:6], masks[:6], near)[0])
     assert grid_extents(16, own, 2) == pytest.approx([4 / 1.5 / 2 * 16 / 15, 3 / 1.5 / 2 * 16 / 15])
 
 
 def test_memory_and_chunks_and_split_attention_change_nothing(views, monkeypatch):
     images, masks = views
     model = tiny_model()
-    plain = geolrm.propose(model, images, masks, SIX)
-    monkeypatch.setattr(geolrm, "QUERIES_AT_ONCE", 10)
-    monkeypatch.setattr(geolrm, "VIEWS_AT_ONCE", 1)
-    assert torch.allclose(geolrm.propose(model, images, masks, SIX, free_memory=1), plain, atol=1e-5)
+    plain = stages.propose(model, images, masks, SIX)
+    monkeypatch.setattr(stages, "QUERIES_AT_ONCE", 10)
+    monkeypatch.setattr(stages, "VIEWS_AT_ONCE", 1)
+    assert torch.allclose(stages.propose(model, images, masks, SIX, free_memory=1), plain, atol=1e-5)
 
 
 def test_from_one_view_to_many(views):
@@ -252,17 +255,17 @@ def test_from_one_view_to_many(views):
     model = tiny_model()
     for count in (1, 3):
         cameras = SIX.select(range(count))
-        occupancy = geolrm.propose(model, images[:count], masks[:count], cameras)
-        (splats,) = geolrm.reconstruct(model, occupancy, images[:count], masks[:count], cameras, tokens=20)
+        occupancy = stages.propose(model, images[:count], masks[:count], cameras)
+        (splats,) = stages.reconstruct(model, occupancy, images[:count], masks[:count], cameras, tokens=20)
         assert 0 < len(splats) <= 80
     many = orbit_cameras(24, elevation=10)
-    assert geolrm.propose(model, images[:1].repeat(24, 1, 1, 1), None, many).shape == (1, 16, 16, 16)
+    assert stages.propose(model, images[:1].repeat(24, 1, 1, 1), None, many).shape == (1, 16, 16, 16)
 
 
 def test_progress_ends_at_its_total_and_cancel_comes_through(views):
     images, masks = (torch.cat([part, part]) for part in views)
     steps = []
-    geolrm.propose(tiny_model(), images, masks, SIX, tick=lambda step, total, preview=None: steps.append((step, total)))
+    stages.propose(tiny_model(), images, masks, SIX, tick=lambda step, total, preview=None: steps.append((step, total)))
     assert steps[-1] == (36, 36) and steps == sorted(steps) and {total for _, total in steps} == {36}
 
     def cancel(step, total, preview=None):
@@ -270,15 +273,15 @@ def test_progress_ends_at_its_total_and_cancel_comes_through(views):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        geolrm.propose(tiny_model(), images, masks, SIX, tick=cancel)
+        stages.propose(tiny_model(), images, masks, SIX, tick=cancel)
 
 
 def test_the_estimate_of_memory_grows_linearly_in_views_and_with_tokens():
     config = replace(tiny_model().reconstruction.config, dim=768, layers=16, heads=16, vit=(768, 12, 12), feature_dim=384)
-    needs = [geolrm.memory_required(config, 448, views, 16384) for views in (6, 12, 18)]
+    needs = [stages.memory_required(config, 448, views, 16384) for views in (6, 12, 18)]
     assert needs[2] - needs[1] == pytest.approx(needs[1] - needs[0], rel=1e-3) and needs[1] > needs[0]
-    assert geolrm.memory_required(config, 448, 21, 16384) < 4 << 30
-    assert geolrm.memory_required(config, 448, 6, 4096) < geolrm.memory_required(config, 448, 6, 16384)
+    assert stages.memory_required(config, 448, 21, 16384) < 4 << 30
+    assert stages.memory_required(config, 448, 6, 4096) < stages.memory_required(config, 448, 6, 16384)
 
 
 def test_bad_input_is_said_in_words(views, caplog):
@@ -295,17 +298,17 @@ def test_bad_input_is_said_in_words(views, caplog):
     with pytest.raises(ValueError, match="1 to 24 views, not 30: choose some with Select Views"):
         check_views(images[:1].repeat(30, 1, 1, 1), None, orbit_cameras(30))
     with pytest.raises(ValueError, match=r"No voxel of asset 1 is occupied: its highest probability is 0\.200 and the threshold is 0\.5"):
-        geolrm.reconstruct(model, torch.full((1, 16, 16, 16), 0.2), images, masks, SIX)
+        stages.reconstruct(model, torch.full((1, 16, 16, 16), 0.2), images, masks, SIX)
     with pytest.raises(ValueError, match=r"VOXEL of shape \(1, R, R, R\)"):
-        geolrm.reconstruct(model, torch.ones(1, 16, 16, 8), images, masks, SIX)
+        stages.reconstruct(model, torch.ones(1, 16, 16, 8), images, masks, SIX)
     turned = SIX.c2w.clone()
     turned[0, :3, 0], turned[0, :3, 2] = -turned[0, :3, 0], -turned[0, :3, 2]
     with caplog.at_level(logging.WARNING):
-        geolrm.propose(model, images, masks, Cameras(turned, SIX.K, SIX.names))
+        stages.propose(model, images, masks, Cameras(turned, SIX.K, SIX.names))
     assert f"1 of 6 cameras look away: {SIX.names[0]}" in caplog.text
     one = Cameras(turned[:1], SIX.K[:1], SIX.names[:1])
     with pytest.raises(ValueError, match="cameras of asset 1 look away"):
-        geolrm.propose(model, images[:1], masks[:1], one)
+        stages.propose(model, images[:1], masks[:1], one)
 
 
 def test_all_gaussians_too_faint_is_told(handmade, views, caplog):
@@ -313,7 +316,7 @@ def test_all_gaussians_too_faint_is_told(handmade, views, caplog):
     faint = handmade_model()
     faint.reconstruction.renderer.latent_decoder[2].bias[3] = -20.0
     with caplog.at_level(logging.WARNING):
-        (splats,) = geolrm.reconstruct(faint, torch.ones(1, 24, 24, 24), images, masks, SIX, tokens=20)
+        (splats,) = stages.reconstruct(faint, torch.ones(1, 24, 24, 24), images, masks, SIX, tokens=20)
     assert len(splats) == 0 and "every Gaussian is fainter" in caplog.text
 
 
@@ -328,36 +331,36 @@ def test_the_picture_of_an_occupancy_shows_its_three_sides():
 
 def test_forms_are_told_apart_by_what_they_do(monkeypatch):
     """The hull of the calibration object is a good proposal; noise, everything and nothing are none."""
-    seen = geolrm_form.calibration_views()
+    seen = calibration.calibration_views()
     assert seen.images.shape == (8, 3, 448, 448) and 0.05 < float(seen.masks.mean()) < 0.5
     (extent,) = grid_extents(32, seen.cameras, 1)
-    shell = geolrm_form.hull_shell(seen, 32, extent)
+    shell = calibration.hull_shell(seen, 32, extent)
     noise = torch.rand(32, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.9
     scores = {
-        name: geolrm_form.occupancy_score(cells.float(), extent, seen.masks, seen.cameras).score
+        name: occupancy_score.occupancy_score(cells.float(), extent, seen.masks, seen.cameras).score
         for name, cells in {"shell": shell, "noise": noise, "all": torch.ones(32, 32, 32), "none": torch.zeros(32, 32, 32)}.items()
     }
     assert scores["shell"] > 0.95 and scores["noise"] < 0.1 and scores["all"] < 0.2 and scores["none"] == 0
-    assert geolrm_form.occupancy_score(shell.flip(1), extent, seen.masks, seen.cameras).score < scores["shell"] - 0.1
+    assert occupancy_score.occupancy_score(shell.flip(1), extent, seen.masks, seen.cameras).score < scores["shell"] - 0.1
 
 
-@pytest.mark.parametrize("right", geolrm_form.CANDIDATES)
+@pytest.mark.parametrize("right", attention_verdicts.CANDIDATES)
 def test_the_form_that_gives_the_object_is_chosen_for_each_network(monkeypatch, right):
-    seen = geolrm_form.calibration_views()
+    seen = calibration.calibration_views()
     (extent,) = grid_extents(24, seen.cameras, 1)
-    shell = geolrm_form.hull_shell(seen, 24, extent)
+    shell = calibration.hull_shell(seen, 24, extent)
     noise = torch.rand(24, 24, 24, generator=torch.Generator().manual_seed(0))
     model = handmade_model()
-    monkeypatch.setattr(geolrm_form, "propose", lambda m, *a, **k: (shell if m.propose_as == right else noise)[None])
-    verdict = geolrm_form.choose_proposal(model)
-    assert verdict.chosen == right and verdict.decided and geolrm_form.describe_form(right) in verdict.why
-    original = geolrm.reconstruct
+    monkeypatch.setattr(choose_attention, "propose", lambda m, *a, **k: (shell if m.propose_as == right else noise)[None])
+    verdict = choose_attention.choose_proposal(model)
+    assert verdict.chosen == right and verdict.decided and attention_verdicts.describe_form(right) in verdict.why
+    original = stages.reconstruct
 
     def reconstruct(m, occupancy, images, *rest, **how):
         return original(m, occupancy, images if m.reconstruct_as == right else 1 - images, *rest, **how)
 
-    monkeypatch.setattr(geolrm_form, "reconstruct", reconstruct)
-    verdict = geolrm_form.choose_reconstruction(model)
+    monkeypatch.setattr(choose_attention, "reconstruct", reconstruct)
+    verdict = choose_attention.choose_reconstruction(model)
     assert verdict.chosen == right and verdict.decided and "dB" in verdict.why
 
 
@@ -375,14 +378,14 @@ def test_the_form_that_gives_the_object_is_chosen_for_each_network(monkeypatch, 
     ],
 )
 def test_a_form_is_decided_where_it_leads_clearly(scores, chosen, decided):
-    verdict = geolrm_form._verdict("reconstruction", scores, [f"{s} dB" for s in scores], 12.0, 1.0, "no form works")
-    assert (verdict.chosen, verdict.decided) == (geolrm_form.CANDIDATES[chosen], decided) and verdict.scores == scores
+    verdict = choose_attention._verdict("reconstruction", scores, [f"{s} dB" for s in scores], 12.0, 1.0, "no form works")
+    assert (verdict.chosen, verdict.decided) == (attention_verdicts.CANDIDATES[chosen], decided) and verdict.scores == scores
     assert verdict.lasting == all(map(math.isfinite, scores))
 
 
 def test_only_what_scored_clearly_worse_speaks_against_a_form():
-    half, one, heads = geolrm_form.CANDIDATES
-    verdict = geolrm_form.Verdict(half, True, "why", (20.0, 20.2, 18.0))
+    half, one, heads = attention_verdicts.CANDIDATES
+    verdict = attention_verdicts.Verdict(half, True, "why", (20.0, 20.2, 18.0))
     assert verdict.against("reconstruction", heads) and not verdict.against("reconstruction", one)
     assert not verdict.against("reconstruction", half) and not verdict.against("reconstruction", replace(heads, form="tokens"))
     assert not replace(verdict, decided=False).against("reconstruction", heads)
@@ -390,19 +393,20 @@ def test_only_what_scored_clearly_worse_speaks_against_a_form():
 
 
 def test_verdicts_are_remembered_by_hash_and_damaged_memories_are_none(tmp_path):
-    memory = geolrm_form.FormMemory(tmp_path / "deep" / "forms.json")
+    memory = attention_verdicts.FormMemory(tmp_path / "deep" / "forms.json")
     assert memory.recall("a") == {}
-    good = geolrm_form.Verdict(geolrm_form.CANDIDATES[2], True, "why", (1.0, 2.0, 5.0))
+    good = attention_verdicts.Verdict(attention_verdicts.CANDIDATES[2], True, "why", (1.0, 2.0, 5.0))
     unsure = replace(good, decided=False)
     memory.keep("a", {"proposal": good, "reconstruction": unsure})
     memory.keep("b", {"reconstruction": good})
     assert memory.recall("a") == {"proposal": good, "reconstruction": unsure} and memory.recall("b") == {"reconstruction": good}
     # what overflowed in one precision, or could not be looked at, may do better another time
-    memory.keep("c", {"proposal": replace(good, scores=(1.0, -math.inf, 5.0)), "reconstruction": geolrm_form.not_looked_at("x", "memory")})
+    unseen = attention_verdicts.not_looked_at("x", "memory")
+    memory.keep("c", {"proposal": replace(good, scores=(1.0, -math.inf, 5.0)), "reconstruction": unseen})
     assert memory.recall("c") == {}
     assert [path.name for path in memory.path.parent.iterdir()] == ["forms.json"]
     for text in ("", "[]", '{"version": 0, "files": {"a": 1}}', '{"version": 2, "files": {"a": {"proposal": {"chosen": {"form": 3}}}}}'):
         memory.path.write_text(text)
         assert memory.recall("a") == {}
     (tmp_path / "file").write_bytes(b"weights")
-    assert geolrm_form.file_hash(tmp_path / "file") == hashlib.sha256(b"weights").hexdigest()
+    assert attention_verdicts.file_hash(tmp_path / "file") == hashlib.sha256(b"weights").hexdigest()

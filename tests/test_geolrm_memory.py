@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lathe.pipelines import geolrm
-from lathe.pipelines.cameras import orbit_cameras
+from lathe.pipelines.cameras.orbits import orbit_cameras
 from lathe.pipelines.nets.geolrm import RECONSTRUCTION, ReconstructionNetwork
+from lathe.pipelines.reconstruction.geolrm import stages
 from lathe.pipelines.weights.geolrm import cast_trunk
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -44,8 +44,8 @@ def test_the_estimate_is_an_upper_bound_and_no_wild_one(views, tokens, dtype):
     net = ReconstructionNetwork(config).eval().requires_grad_(False)
     cast_trunk(net, dtype)
     images, occupancy = torch.rand(views, 3, 224, 224), torch.ones(1, 32, 32, 32)
-    model = geolrm.GeoLRM(None, net, view_size=224)
+    model = stages.GeoLRM(None, net, view_size=224)
     with Live([images, occupancy, *net.state_dict().values()]) as live:
-        geolrm.reconstruct(model, occupancy, images, None, orbit_cameras(views), tokens=tokens, free_memory=CHUNK, dtype=dtype)
-    estimate = geolrm.memory_required(config, 224, views, tokens, dtype) + CHUNK
+        stages.reconstruct(model, occupancy, images, None, orbit_cameras(views), tokens=tokens, free_memory=CHUNK, dtype=dtype)
+    estimate = stages.memory_required(config, 224, views, tokens, dtype) + CHUNK
     assert 0.45 * estimate < live.peak < estimate

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from data.tiny_geolrm import tiny_model
-from lathe.pipelines import geolrm, geolrm_form
-from lathe.pipelines.cameras import posed_cameras
-from lathe.pipelines.geolrm_views import check_views, to_world
+from lathe.pipelines.cameras.orbits import posed_cameras
 from lathe.pipelines.nets.geolrm import FAR, project
-from lathe.pipelines.ops.splat_projection import rotation_matrices
+from lathe.pipelines.ops.frames.geolrm import to_world
+from lathe.pipelines.ops.quaternions import rotation_matrices
+from lathe.pipelines.reconstruction.geolrm import attention_verdicts, calibration, choose_attention, stages
+from lathe.pipelines.reconstruction.geolrm.views import check_views
 
 THREE = posed_cameras([0, 90, 180], [0, 0, 0], 2.0, 60.0)
 
@@ -33,9 +34,9 @@ def test_a_camera_whose_plane_holds_cells_spoils_nothing():
     c2w = THREE.c2w.clone()
     c2w[0, :3, 3] *= 0.25
     cameras = replace(THREE, c2w=c2w)
-    occupancy = geolrm.propose(tiny_model(), pictures(), None, cameras)
+    occupancy = stages.propose(tiny_model(), pictures(), None, cameras)
     assert torch.isfinite(occupancy).all()
-    (splats,) = geolrm.reconstruct(tiny_model(), torch.ones_like(occupancy), pictures(), None, cameras, tokens=4096)
+    (splats,) = stages.reconstruct(tiny_model(), torch.ones_like(occupancy), pictures(), None, cameras, tokens=4096)
     assert len(splats) > 1000
     K = torch.tensor([[[1.0, 0, 0.5], [0, 1.0, 0.5], [0, 0, 1]]])
     points = torch.tensor([[0.0, 0, 0], [0.3, -0.3, 0], [0.0, 0, -1]])
@@ -46,22 +47,23 @@ def test_a_camera_whose_plane_holds_cells_spoils_nothing():
 def test_numbers_that_overflow_are_told_with_what_to_do():
     full = torch.ones(1, 16, 16, 16)
     with pytest.raises(ValueError, match="NaN or infinite numbers in float16: choose fp32 or bf16 as precision in Load GeoLRM"):
-        geolrm.propose(overflowing("proposal"), pictures(), None, THREE, dtype=torch.float16)
-    with pytest.raises(geolrm.NotFinite, match="float16"):
-        geolrm.reconstruct(overflowing("reconstruction"), full, pictures(), None, THREE, tokens=10, dtype=torch.float16)
+        stages.propose(overflowing("proposal"), pictures(), None, THREE, dtype=torch.float16)
+    with pytest.raises(stages.NotFinite, match="float16"):
+        stages.reconstruct(overflowing("reconstruction"), full, pictures(), None, THREE, tokens=10, dtype=torch.float16)
     broken = tiny_model()
     broken.reconstruction.transformer.norm.weight[0] = torch.nan
-    with pytest.raises(geolrm.NotFinite, match="in float32: the file is damaged, or expects another form"):
-        geolrm.reconstruct(broken, full, pictures(), None, THREE, tokens=10)
+    with pytest.raises(stages.NotFinite, match="in float32: the file is damaged, or expects another form"):
+        stages.reconstruct(broken, full, pictures(), None, THREE, tokens=10)
 
 
 def test_auto_counts_a_form_that_overflows_as_none(monkeypatch):
-    seen = geolrm_form.calibration_views()
+    seen = calibration.calibration_views()
     small = replace(seen, images=seen.images[:, :, ::4, ::4], masks=seen.masks[:, :, ::4, ::4])
-    monkeypatch.setattr(geolrm_form, "calibration_views", lambda: small)
-    for part, choose in (("proposal", geolrm_form.choose_proposal), ("reconstruction", geolrm_form.choose_reconstruction)):
+    monkeypatch.setattr(choose_attention, "calibration_views", lambda: small)
+    for part, choose in (("proposal", choose_attention.choose_proposal), ("reconstruction", choose_attention.choose_reconstruction)):
         verdict = choose(overflowing(part), dtype=torch.float16)
-        assert not verdict.decided and verdict.chosen == geolrm_form.CANDIDATES[0] and verdict.why.count(geolrm_form.OVERFLOWN) == 3
+        assert not verdict.decided and verdict.chosen == attention_verdicts.CANDIDATES[0]
+        assert verdict.why.count(choose_attention.OVERFLOWN) == 3
 
 
 def test_gaussians_are_turned_with_their_places():
@@ -69,7 +71,7 @@ def test_gaussians_are_turned_with_their_places():
     generator = torch.Generator().manual_seed(0)
     quaternions = torch.nn.functional.normalize(torch.randn(20, 4, generator=generator), dim=-1)
     position, opacity, scale, color = (torch.rand(20, n, generator=generator) for n in (3, 1, 3, 3))
-    splats = geolrm.to_splats(torch.cat([position, 0.1 + 0.9 * opacity, scale + 0.01, quaternions, color], dim=-1), 2.0)
+    splats = stages.to_splats(torch.cat([position, 0.1 + 0.9 * opacity, scale + 0.01, quaternions, color], dim=-1), 2.0)
     axes = rotation_matrices(quaternions).transpose(1, 2)  # rows: a Gaussian's axes
     assert torch.allclose(rotation_matrices(splats.rotations).transpose(1, 2), to_world(axes, 1.0), atol=1e-5)
     assert torch.allclose(splats.positions, to_world(position, 2.0)) and torch.allclose(splats.scales, 2 * scale + 0.02)
@@ -85,5 +87,5 @@ def test_masks_and_pictures_that_show_nothing(caplog):
         check_views(torch.cat([pictures(), torch.ones(3, 3, 112, 112)]), None, THREE)
     masks[1] = 0
     with caplog.at_level(logging.WARNING):
-        geolrm.propose(tiny_model(), pictures(), masks, THREE)
+        stages.propose(tiny_model(), pictures(), masks, THREE)
     assert f"1 of 3 masks are empty: {THREE.names[1]}" in caplog.text

@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 from handed import HALF, LetterField, letter, read_front, signed_volume
-from lathe.pipelines import cameras as presets
-from lathe.pipelines import files, meshing, texture
+from lathe.pipelines.cameras import presets
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
+from lathe.pipelines.formats import meshes
+from lathe.pipelines.meshes import bake_texture, clean, extract, unwrap
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.rendering import render_field, render_mesh
+from lathe.pipelines.rendering.field import render_field
+from lathe.pipelines.rendering.mesh import render_mesh
 
 SIZE, FOV = 128, 30.0
 FRONT = Cameras(
@@ -45,14 +47,14 @@ def ring():
 
 @pytest.fixture(scope="module")
 def bare():
-    mesh = meshing.simplify(meshing.clean(meshing.field_to_mesh(LetterField(), "marching_cubes", 48)), 1500)
-    mesh = meshing.unwrap(mesh, texture_size=512)
+    mesh = clean.simplify(clean.clean(extract.field_to_mesh(LetterField(), "marching_cubes", 48)), 1500)
+    mesh = unwrap.unwrap(mesh, texture_size=512)
     return Mesh(mesh.vertices, mesh.faces, mesh.uvs)
 
 
 @pytest.fixture(scope="module")
 def lettered(bare):
-    return texture.bake_from_field(bare, LetterField(), 512)
+    return bake_texture.bake_from_field(bare, LetterField(), 512)
 
 
 def test_field_render():
@@ -61,7 +63,7 @@ def test_field_render():
 
 @pytest.mark.parametrize("method", ["flexicubes", "marching_cubes"])
 def test_meshes_with_vertex_colors(method):
-    assert_mesh_reads_right(meshing.field_to_mesh(LetterField(), method, 72))
+    assert_mesh_reads_right(extract.field_to_mesh(LetterField(), method, 72))
 
 
 def test_bake_from_field(lettered):
@@ -71,7 +73,7 @@ def test_bake_from_field(lettered):
 def test_bake_from_views(bare, lettered):
     cameras = ring()
     views = render_mesh(lettered, cameras, 256, 256)
-    baked, coverage = texture.bake_from_views(bare, views.images, views.masks, cameras, size=512)
+    baked, coverage = bake_texture.bake_from_views(bare, views.images, views.masks, cameras, size=512)
     assert float(coverage.mean()) > 0.3
     assert_mesh_reads_right(baked)
 
@@ -79,8 +81,8 @@ def test_bake_from_views(bare, lettered):
 @pytest.mark.parametrize("suffix", [".glb", ".obj"])
 def test_files(lettered, tmp_path, suffix):
     path = tmp_path / f"block{suffix}"
-    files.save_mesh(lettered, path)
-    assert_mesh_reads_right(files.load_mesh(path))
+    meshes.save_mesh(lettered, path)
+    assert_mesh_reads_right(meshes.load_mesh(path))
 
 
 @pytest.mark.parametrize("suffix", [".glb", ".obj"])
@@ -88,7 +90,7 @@ def test_another_reader_finds_the_letter_where_it_is(lettered, tmp_path, suffix)
     import trimesh
 
     path = tmp_path / f"block{suffix}"
-    files.save_mesh(lettered, path)
+    meshes.save_mesh(lettered, path)
     loaded = trimesh.load_mesh(path, process=False)
     points, faces = trimesh.sample.sample_surface(loaded, 4000, seed=0)[:2]
     corners = trimesh.triangles.points_to_barycentric(loaded.triangles[faces], points)

@@ -7,11 +7,12 @@ import torch
 from data.seeded_weights import seeded_input
 from data.tiny_lrm import TINY, golden, golden_images, tiny_net, worst
 from lathe.pipelines.data.cameras import Cameras
-from lathe.pipelines.lrm import LRM, estimate_memory, reconstruct
-from lathe.pipelines.nets.triplane_field import TriplaneField, network_cameras, to_world
+from lathe.pipelines.nets.triplane_field import TriplaneField
 from lathe.pipelines.nets.triplane_lrm import PUBLISHED, LRMConfig, TriplaneLRM
 from lathe.pipelines.nets.triplane_render import Draws, render_rays_as_trained
 from lathe.pipelines.ops.camera_math import intrinsics, orbit
+from lathe.pipelines.ops.frames.triplane import network_cameras, to_world
+from lathe.pipelines.reconstruction.lrm import LRM, estimate_memory, reconstruct
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -5,15 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 from handed import signed_volume
-from lathe.pipelines import mesh_fit, meshing, metrics
-from lathe.pipelines.cameras import posed_cameras
+from lathe.pipelines import metrics
+from lathe.pipelines.cameras.orbits import posed_cameras
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
-from lathe.pipelines.mesh_fit import MeshFit, fit_meshes, load_mesh_preset
-from lathe.pipelines.mesh_fit_settings import SurfaceRates
+from lathe.pipelines.fitting import loop
+from lathe.pipelines.meshes import extract, fit_settings
+from lathe.pipelines.meshes import fit as mesh_fit
+from lathe.pipelines.meshes.fit import MeshFit, fit_meshes
+from lathe.pipelines.meshes.fit_settings import SurfaceRates, load_mesh_preset
+from lathe.pipelines.ops import mesh_sampling
 from lathe.pipelines.ops.color import srgb_to_linear
 from lathe.pipelines.ops.flexicubes import regular_grid
-from lathe.pipelines.rendering import render_mesh
+from lathe.pipelines.rendering.mesh import render_mesh
 
 CAMERAS = posed_cameras([0, 60, 120, 180, 240, 300, 30, 200], [10, -10, 20, 0, 30, -20, 70, -60], 4.0, 30.0)
 UNSEEN = posed_cameras([35, 155, 275], [5, 5, 5], 4.0, 30.0)
@@ -34,7 +38,7 @@ def colored(vertices, faces):
 def ball(radius, bumps=0.0, resolution=48):
     points = regular_grid(resolution, 2.0)
     sdf = points.norm(dim=1) - radius - bumps * torch.sin(6 * points).prod(1)
-    return meshing.marching_cubes(sdf.reshape([resolution + 1] * 3), 1.0)
+    return extract.marching_cubes(sdf.reshape([resolution + 1] * 3), 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,7 @@ def unseen_psnr(mesh, truth):
 
 
 def surface_error(mesh):
-    return float((metrics.sample_surface(mesh, 4000, 0).norm(dim=1) - 0.7).abs().mean())
+    return float((mesh_sampling.sample_surface(mesh, 4000, 0).norm(dim=1) - 0.7).abs().mean())
 
 
 def test_losses_fall_and_the_shape_gets_better_where_no_view_looked(truth, bumpy, fitted):
@@ -135,7 +139,7 @@ def test_a_step_that_is_not_finite_changes_nothing(truth, bumpy):
     fit.targets.images[:] = float("nan")
     fit.run(3)
     assert fit.skipped == 3 and torch.equal(fit.mesh().vertices, before.vertices)
-    with pytest.raises(mesh_fit.FitBroken, match="20 steps in a row"):
+    with pytest.raises(loop.FitBroken, match="20 steps in a row"):
         fit.run(20)
     assert torch.equal(fit.mesh().vertices, before.vertices)
     fit.targets.images[:] = images
@@ -222,7 +226,7 @@ def test_bad_input_is_refused_in_words(truth, bumpy):
 
 
 def test_presets_name_their_source_and_paper_has_the_papers_weights():
-    for name in mesh_fit.mesh_preset_names():
+    for name in fit_settings.mesh_preset_names():
         assert load_mesh_preset(name).source
     weights = load_mesh_preset("paper").weights
     assert (weights.perceptual, weights.ms_ssim, weights.mask, weights.l1, weights.l2) == (10.0, 0.2, 1.0, 0.0, 0.0)

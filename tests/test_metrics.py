@@ -6,6 +6,7 @@ import pytest
 import torch
 from lathe.pipelines import metrics
 from lathe.pipelines.data.mesh import Mesh
+from lathe.pipelines.ops import mesh_sampling
 
 
 def square(z: float, side: float = 2.0) -> Mesh:
@@ -19,7 +20,7 @@ def test_sampling_is_uniform_by_area():
     # a big and a small triangle, areas 8 : 1 (total 4.5)
     vertices = torch.tensor([[0.0, 0, 0], [4, 0, 0], [0, 2, 0], [10, 0, 0], [11, 0, 0], [10, 1, 0]])
     mesh = Mesh(vertices, torch.tensor([[3, 4, 5], [0, 1, 2]]))
-    points = metrics.sample_surface(mesh, 40_000, seed=1)
+    points = mesh_sampling.sample_surface(mesh, 40_000, seed=1)
     big = points[:, 0] < 5
     assert abs(float(big.double().mean()) - 4 / 4.5) < 0.006
     # the mean of a uniform triangle is its centroid
@@ -28,15 +29,15 @@ def test_sampling_is_uniform_by_area():
 
 
 def test_sampling_repeats_with_its_seed_only():
-    a, b, c = (metrics.sample_surface(square(0), 100, seed) for seed in (3, 3, 4))
+    a, b, c = (mesh_sampling.sample_surface(square(0), 100, seed) for seed in (3, 3, 4))
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
 def test_sampling_refuses_a_mesh_without_surface():
     with pytest.raises(ValueError, match="no faces"):
-        metrics.sample_surface(Mesh(torch.zeros(3, 3), torch.zeros(0, 3, dtype=torch.int64)), 10, 0)
+        mesh_sampling.sample_surface(Mesh(torch.zeros(3, 3), torch.zeros(0, 3, dtype=torch.int64)), 10, 0)
     with pytest.raises(ValueError, match="zero area"):
-        metrics.sample_surface(Mesh(torch.zeros(3, 3), torch.tensor([[0, 1, 2]])), 10, 0)
+        mesh_sampling.sample_surface(Mesh(torch.zeros(3, 3), torch.tensor([[0, 1, 2]])), 10, 0)
 
 
 def test_chamfer_is_the_sum_of_both_means():
@@ -48,7 +49,7 @@ def test_chamfer_is_the_sum_of_both_means():
 
 
 def test_parallel_planes_have_twice_their_distance():
-    a, b = metrics.sample_surface(square(0), 16_000, 0), metrics.sample_surface(square(0.3), 16_000, 1)
+    a, b = mesh_sampling.sample_surface(square(0), 16_000, 0), mesh_sampling.sample_surface(square(0.3), 16_000, 1)
     assert metrics.chamfer(a, b) == pytest.approx(0.6, abs=2e-3)
     scores = metrics.surface_scores(a, b, (0.29, 0.32))
     assert scores["fscore_0.29"] == 0 and scores["fscore_0.32"] > 0.999

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from lathe.pipelines.cameras.picture_camera import place_picture
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.picture_camera import place_picture
 
 
 def ellipsoid_mask(cameras: Cameras, size: int) -> torch.Tensor:

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from data.tiny_view_model import picture, view_model
-from lathe.pipelines import out_of_memory, prior_settings, priors
-from lathe.pipelines.cameras import posed_cameras, preset_cameras
+from lathe.pipelines.cameras.orbits import posed_cameras
+from lathe.pipelines.cameras.presets import preset_cameras
+from lathe.pipelines.distillation import prior_settings, priors
+from lathe.pipelines.distillation.prior_settings import SdsSettings
+from lathe.pipelines.distillation.view_model_prior import ViewGridDenoiser
+from lathe.pipelines.fitting import out_of_memory
 from lathe.pipelines.ops import camera_math
 from lathe.pipelines.ops.frozen_copy import FrozenCopy
-from lathe.pipelines.prior_settings import SdsSettings
-from lathe.pipelines.view_diffusion import encode
-from lathe.pipelines.view_model import grid_from_views
-from lathe.pipelines.view_prior import ViewGridDenoiser
+from lathe.pipelines.view_generation.model import grid_from_views
+from lathe.pipelines.view_generation.sampling import encode
 
 SETTINGS = SdsSettings(1.0, 1.0, (0.02, 0.98), (0.02, 0.98), "one_minus_alpha_bar")
 
@@ -405,7 +407,7 @@ def test_gradients_through_the_grids_encoder(grid_model):
 
 def test_the_mini_model_pulls_grey_views_towards_what_it_draws():
     """Its first guess keeps the share it has in its own pictures: without, only blobs come of it (12 dB)."""
-    from lathe.pipelines.view_diffusion import generate_views
+    from lathe.pipelines.view_generation.sampling import generate_views
     from lathe.pipelines.weights import mini_models
 
     model, image = mini_models.load_views(), torch.ones(1, 3, 64, 64)

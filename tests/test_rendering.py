@@ -9,7 +9,9 @@ import torch
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.rendering import RenderedViews, render_field, render_mesh
+from lathe.pipelines.rendering.field import render_field
+from lathe.pipelines.rendering.mesh import render_mesh
+from lathe.pipelines.rendering.views import RenderedViews
 from torch import Tensor
 
 RADIUS = 0.7

@@ -8,7 +8,8 @@ from handed import LetterField
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.splats import Splats
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.rendering import RenderedViews, render_splats
+from lathe.pipelines.rendering.splats import render_splats
+from lathe.pipelines.rendering.views import RenderedViews
 
 RADIUS = 0.7
 C0 = 0.28209479177387814

@@ -5,13 +5,13 @@ import logging
 
 import pytest
 import torch
-from lathe.pipelines import renoise
-from lathe.pipelines.cameras import orbit_cameras
+from lathe.pipelines.cameras.orbits import orbit_cameras
 from lathe.pipelines.data.splats import Splats
-from lathe.pipelines.perceptual import load_perceptual
-from lathe.pipelines.rendering import render_splats
-from lathe.pipelines.splat_fit import SplatFit, with_changes
-from lathe.pipelines.splat_settings import load_fit_preset
+from lathe.pipelines.fitting.perceptual import load_perceptual
+from lathe.pipelines.rendering.splats import render_splats
+from lathe.pipelines.splats import renoise
+from lathe.pipelines.splats.fit import SplatFit, with_changes
+from lathe.pipelines.splats.fit_settings import load_fit_preset
 
 SIZE, VIEWS = 32, 4
 CAMERAS = orbit_cameras(VIEWS, elevation=10)

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 from data.tiny_view_model import picture, view_model
-from lathe.pipelines import view_diffusion as vd
-from lathe.pipelines import view_model as vm
-from lathe.pipelines.cameras import orbit_cameras, preset_cameras
+from lathe.pipelines.cameras.orbits import orbit_cameras
+from lathe.pipelines.cameras.presets import preset_cameras
 from lathe.pipelines.nets.reference_attention import ReferenceUNet
+from lathe.pipelines.view_generation import model as vm
+from lathe.pipelines.view_generation import sampling as vd
 from lathe.pipelines.weights import mini_models
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lathe.pipelines import sheets
+from lathe.pipelines.images import sheets
 
 
 def test_cells_run_row_by_row_and_come_back():

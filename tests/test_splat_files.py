@@ -11,11 +11,11 @@ import pytest
 import torch
 from data.tiny_geolrm import golden
 from handed import letter, letter_splats
-from lathe.pipelines import splat_files
 from lathe.pipelines.data.splats import Splats
-from lathe.pipelines.geolrm import to_splats
-from lathe.pipelines.ops.splat_projection import rotation_matrices
-from lathe.pipelines.splat_files import load_splats, save_splats
+from lathe.pipelines.formats import splats as splat_files
+from lathe.pipelines.formats.splats import load_splats, save_splats
+from lathe.pipelines.ops.quaternions import rotation_matrices
+from lathe.pipelines.reconstruction.geolrm.stages import to_splats
 from plyfile import PlyData, PlyElement
 
 DC = 0.28209479177387814

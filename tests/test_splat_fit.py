@@ -5,17 +5,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lathe.pipelines import splat_fit, splat_start
-from lathe.pipelines.cameras import posed_cameras
+from lathe.pipelines.cameras.orbits import posed_cameras
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.splats import Splats
+from lathe.pipelines.fitting import loop, targets
+from lathe.pipelines.fitting.perceptual import Perceptual, load_perceptual
 from lathe.pipelines.metrics import psnr
-from lathe.pipelines.ops.densify import EveryGaussianPruned
-from lathe.pipelines.ops.splat_raster import render_gaussians, splat_cameras
-from lathe.pipelines.perceptual import Perceptual, load_perceptual
-from lathe.pipelines.splat_curve import loss_curve
-from lathe.pipelines.splat_fit import SplatFit, fit_splats, load_fit_preset, with_changes
-from lathe.pipelines.splat_start import start_at_centre
+from lathe.pipelines.ops.splat_raster.dispatch import render_gaussians, splat_cameras
+from lathe.pipelines.plots.loss_curve import loss_curve
+from lathe.pipelines.splats import fit as splat_fit
+from lathe.pipelines.splats import fit_settings
+from lathe.pipelines.splats import start as splat_start
+from lathe.pipelines.splats.densify import EveryGaussianPruned
+from lathe.pipelines.splats.fit import SplatFit, fit_splats, with_changes
+from lathe.pipelines.splats.fit_settings import load_fit_preset
+from lathe.pipelines.splats.start import start_at_centre
 
 SIZE = 48
 CAMERAS = posed_cameras([0, 60, 120, 180, 240, 300], [0, 30, -20, 10, 40, -10], 4.0, 30.0)
@@ -161,7 +165,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_too_many_end_the_fit(view
     assert fit.skipped == 4 and not same(before, fit.splats())
     good = fit.splats()
     monkeypatch.setattr(fit._targets, "compare", broken)
-    with pytest.raises(splat_fit.FitBroken, match="20 steps in a row"):
+    with pytest.raises(loop.FitBroken, match="20 steps in a row"):
         fit.run(100)
     assert same(good, fit.splats())
 
@@ -272,12 +276,12 @@ def test_no_masks_and_what_lies_outside_of_them(views):
 def test_memory_of_4k_frames_is_known_before_they_are_fitted():
     gib = 2.0**30
     fast, paper = load_fit_preset("fast"), load_fit_preset("paper")
-    assert splat_fit.estimate_memory(16, 4096, 4096, paper) / gib > 40
-    assert splat_fit.estimate_memory(16, 4096, 4096, fast) / gib > 10
-    assert splat_fit.estimate_memory(16, 256, 256, fast) / gib < 1
+    assert fit_settings.estimate_memory(16, 4096, 4096, paper) / gib > 40
+    assert fit_settings.estimate_memory(16, 4096, 4096, fast) / gib > 10
+    assert fit_settings.estimate_memory(16, 256, 256, fast) / gib < 1
     with pytest.raises(ValueError, match="masks are 64 x 64 pixels, the views 96 x 64"):
-        splat_fit.resized_views(torch.rand(1, 3, 64, 96), torch.rand(1, 1, 64, 64), 48)
-    images, masks = splat_fit.resized_views(torch.rand(1, 3, 64, 96), torch.rand(1, 1, 64, 96), 48)
+        targets.resized_views(torch.rand(1, 3, 64, 96), torch.rand(1, 1, 64, 64), 48)
+    images, masks = targets.resized_views(torch.rand(1, 3, 64, 96), torch.rand(1, 1, 64, 96), 48)
     assert images.shape == (1, 3, 32, 48) and masks is not None and masks.shape == (1, 1, 32, 48)
 
 
@@ -285,7 +289,7 @@ def test_memory_of_4k_frames_is_known_before_they_are_fitted():
 
 
 def test_presets_are_what_the_paper_says():
-    assert splat_fit.preset_names() == ("fast", "paper", "pixel")
+    assert fit_settings.preset_names() == ("fast", "paper", "pixel")
     paper = load_fit_preset("paper")
     weights = paper.weights
     assert (weights.perceptual, weights.ms_ssim, weights.mask, weights.l1, weights.l2) == (10, 0.2, 1, 0, 0)

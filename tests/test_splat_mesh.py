@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 import torch
 from handed import HALF, LetterField, signed_volume
-from lathe.pipelines import files, metrics, texture
+from lathe.pipelines import metrics
 from lathe.pipelines.data.field import Field
 from lathe.pipelines.data.splats import Splats
-from lathe.pipelines.meshing import clean, field_to_mesh
+from lathe.pipelines.formats import fields
+from lathe.pipelines.meshes import bake_texture
+from lathe.pipelines.meshes.clean import clean
+from lathe.pipelines.meshes.extract import field_to_mesh
+from lathe.pipelines.ops import color, mesh_sampling
 from lathe.pipelines.ops.mesh_tools import face_components
-from lathe.pipelines.splat_mesh import DENSITY, enclosed, estimate_memory, splat_field, splats_to_mesh
+from lathe.pipelines.splats.field import DENSITY, enclosed, estimate_memory, splat_field
+from lathe.pipelines.splats.to_mesh import splats_to_mesh
 from scipy import ndimage
 from test_handedness import assert_mesh_reads_right
 
@@ -43,7 +48,7 @@ def test_the_surface_lies_where_the_gaussians_do(method):
     assert signed_volume(mesh.vertices, mesh.faces) > 0
     assert int(face_components(mesh.faces, len(mesh.vertices)).max()) == 0, "one shell, no inner wall"
     assert (radii(mesh) - RADIUS).abs().max() < 0.03 and (radii(mesh) - RADIUS).abs().mean() < 0.02
-    colors = texture.linear_to_srgb(mesh.vertex_colors)
+    colors = color.linear_to_srgb(mesh.vertex_colors)
     assert (colors - (mesh.vertices / radii(mesh)[:, None] / 2 + 0.5)).abs().max() < 0.05
 
 
@@ -94,8 +99,8 @@ def test_splats_larger_than_the_cube_are_meshed_whole():
 
 def test_a_field_comes_back_equal_from_its_file(tmp_path):
     field = splat_field(sphere(2000, width=0.04), level=25.0, resolution=64)
-    files.save_field(field, tmp_path / "f.safetensors")
-    again = files.load_field(tmp_path / "f.safetensors")
+    fields.save_field(field, tmp_path / "f.safetensors")
+    again = fields.load_field(tmp_path / "f.safetensors")
     where = torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert torch.equal(again.geometry(where), field.geometry(where)) and torch.equal(again.color(where), field.color(where))
     assert (again.kind, again.level, again.bound) == ("density", 25.0, 1.0)
@@ -131,7 +136,7 @@ def test_nothing_is_mirrored_and_a_field_of_splats_can_be_baked():
     assert float(mesh.vertex_colors[left & (mesh.vertices[:, 1:].abs() < 0.2).all(1)].mean(0)[0]) > 0.9
     mesh = splats_to_mesh(block_splats(), faces=3000)
     assert 2000 < len(mesh.faces) <= 3000
-    assert_mesh_reads_right(texture.bake_from_field(mesh, field, 512))
+    assert_mesh_reads_right(bake_texture.bake_from_field(mesh, field, 512))
 
 
 def test_true_points_are_met():
@@ -139,7 +144,7 @@ def test_true_points_are_met():
     mesh = splats_to_mesh(block_splats())
     axis = torch.linspace(-1, 1, 40)
     sides = torch.cat([torch.cartesian_prod(axis, axis, torch.tensor([-1.0, 1.0])).roll(i, 1) * HALF for i in range(3)])
-    scores = metrics.surface_scores(metrics.sample_surface(mesh, 8000, 0), sides)
+    scores = metrics.surface_scores(mesh_sampling.sample_surface(mesh, 8000, 0), sides)
     assert scores["fscore_0.05"] > 0.98 and scores["chamfer"] < 0.06, scores
 
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from lathe.pipelines import splat_start
-from lathe.pipelines.cameras import orbit_cameras, posed_cameras
+from lathe.pipelines.cameras.orbits import orbit_cameras, posed_cameras
 from lathe.pipelines.data.mesh import Mesh
-from lathe.pipelines.ops.splat_projection import rotation_matrices
-from lathe.pipelines.rendering import render_mesh
-from lathe.pipelines.splat_start import start_at_centre, start_from_hull, start_from_mesh, start_from_points, start_from_voxel, turns_of_z
+from lathe.pipelines.ops import visual_hull
+from lathe.pipelines.ops.quaternions import rotation_matrices
+from lathe.pipelines.rendering.mesh import render_mesh
+from lathe.pipelines.splats import start
+from lathe.pipelines.splats.start import start_at_centre, start_from_hull, start_from_mesh, start_from_points, start_from_voxel, turns_of_z
 
 
 def box(x: float, y: float, z: float) -> Mesh:
@@ -130,9 +131,9 @@ def test_masks_that_disagree_are_asked_once_however_many_may_be_left_out(monkeyp
     wrong = [1, 5, 9, 13, 17, 21]
     masks[wrong] = 0
     masks[wrong, :, :6, :6] = 1
-    real = splat_start.sample_views
-    monkeypatch.setattr(splat_start, "POINTS_AT_ONCE", 48**3 // 4)
-    monkeypatch.setattr(splat_start, "sample_views", lambda points, *rest: asked.append(len(points)) or real(points, *rest))
+    real = visual_hull.sample_views
+    monkeypatch.setattr(start, "POINTS_AT_ONCE", 48**3 // 4)
+    monkeypatch.setattr(start, "sample_views", lambda points, *rest: asked.append(len(points)) or real(points, *rest))
     spared = start_from_hull(images, masks, cameras, 500, seed=0, resolution=48, tick=lambda *step: ticks.append(step))
     assert asked == [48**3 // 4] * 4 + [500]  # the space once, then the colours
     assert ticks == [(1, 4), (2, 4), (3, 4), (4, 4)]

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from lathe.pipelines import meshing, texture
-from lathe.pipelines.cameras import posed_cameras
+from lathe.pipelines.cameras.orbits import posed_cameras
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
+from lathe.pipelines.meshes import bake_texture, clean, extract, unwrap
 from lathe.pipelines.metrics import psnr
 from lathe.pipelines.ops.color import srgb_to_linear
-from lathe.pipelines.ops.sampling import sample_texture
 from lathe.pipelines.ops.texture_bake import fill_gaps, nearest_colors, texels
-from lathe.pipelines.rendering import render_mesh
+from lathe.pipelines.ops.texture_sampling import sample_texture
+from lathe.pipelines.rendering.mesh import render_mesh
 
 
 class Paint:
@@ -33,13 +33,13 @@ class Paint:
 
 @pytest.fixture(scope="module")
 def bare():
-    mesh = meshing.unwrap(meshing.simplify(meshing.field_to_mesh(Paint(), "marching_cubes", 40), 2000), texture_size=512)
+    mesh = unwrap.unwrap(clean.simplify(extract.field_to_mesh(Paint(), "marching_cubes", 40), 2000), texture_size=512)
     return Mesh(mesh.vertices, mesh.faces, mesh.uvs)
 
 
 @pytest.fixture(scope="module")
 def painted(bare):
-    return texture.bake_from_field(bare, Paint(), 512)
+    return bake_texture.bake_from_field(bare, Paint(), 512)
 
 
 def ring(n=6, elevation=10.0):
@@ -78,7 +78,7 @@ def test_a_field_gives_its_colors_to_every_place_on_the_surface(painted):
 
 @pytest.mark.parametrize("size", [64, 1024])
 def test_texture_sizes(bare, size):
-    baked = texture.bake_from_field(bare, Paint(), size)
+    baked = bake_texture.bake_from_field(bare, Paint(), size)
     assert tuple(baked.texture.shape) == (size, size, 3)
     assert 0 <= baked.texture.min() and baked.texture.max() <= 1
 
@@ -88,7 +88,7 @@ def test_nothing_is_left_black_between_the_charts(bare):
         def color(self, points):
             return torch.ones_like(points)
 
-    assert texture.bake_from_field(bare, White(), 256).texture.min() == 1
+    assert bake_texture.bake_from_field(bare, White(), 256).texture.min() == 1
 
 
 def test_gaps_take_the_nearest_color():
@@ -114,7 +114,7 @@ def test_nearest_colors_are_exact_at_the_points():
 def test_pictures_give_back_the_texture_they_show(bare, painted):
     cameras = ring()
     views = render_mesh(painted, cameras, 256, 256)
-    baked, coverage = texture.bake_from_views(bare, views.images, views.masks, cameras, size=512)
+    baked, coverage = bake_texture.bake_from_views(bare, views.images, views.masks, cameras, size=512)
     again = render_mesh(baked, ring(3, 25.0), 160, 160)
     truth = render_mesh(painted, ring(3, 25.0), 160, 160)
     assert psnr(again.images, truth.images, truth.masks).min() > 35
@@ -127,7 +127,7 @@ def test_pictures_give_back_the_texture_they_show(bare, painted):
 def test_one_picture_covers_its_side_only(bare, painted):
     cameras = ring(1, 0.0)
     views = render_mesh(painted, cameras, 256, 256)
-    baked, coverage = texture.bake_from_views(bare, views.images, views.masks, cameras, size=256)
+    baked, coverage = bake_texture.bake_from_views(bare, views.images, views.masks, cameras, size=256)
     front, back = [], []
     for part in texels(bare.uvs, bare.faces, 256):
         z = part.read(bare.vertices, bare.faces)[:, 2]
@@ -155,26 +155,26 @@ def test_what_hides_keeps_its_color_off_what_is_hidden():
     cameras = posed_cameras([0.0, 40.0, -40.0], [0.0, 20.0, 20.0], 4.0, 30.0)
     views = render_mesh(mesh, cameras, 256, 256)
     bare = Mesh(mesh.vertices, mesh.faces, mesh.uvs)
-    baked, coverage = texture.bake_from_views(bare, views.images, views.masks, cameras, size=128)
+    baked, coverage = bake_texture.bake_from_views(bare, views.images, views.masks, cameras, size=128)
     # Not the rims: a texture repeats, so there each colour mixes with the other.
     right = baked.texture[:, 76:120][coverage[:, 76:120] > 0]
     assert right[:, 0].max() < 0.05 and right[:, 1].min() > 0.95
     left = baked.texture[:, 8:52][coverage[:, 8:52] > 0]
     assert left[:, 1].max() < 0.05 and left[:, 0].min() > 0.95
-    front_only, seen = texture.bake_from_views(bare, views.images[:1], views.masks[:1], cameras.select([0]), size=128)
+    front_only, seen = bake_texture.bake_from_views(bare, views.images[:1], views.masks[:1], cameras.select([0]), size=128)
     assert 0.02 < float((seen[:, 76:120] == 0).float().mean()) < 0.4, "what the small plate hides stays uncovered"
 
 
 def test_pictures_are_weighed(bare):
     cameras = ring(4, 0.0)
     gray = torch.tensor([0.2, 0.4, 0.6, 0.8])[:, None, None, None].expand(4, 3, 128, 128)
-    only_first, _ = texture.bake_from_views(bare, gray, None, cameras, size=128, view_weights=[1, 0, 0, 0])
+    only_first, _ = bake_texture.bake_from_views(bare, gray, None, cameras, size=128, view_weights=[1, 0, 0, 0])
     assert (only_first.texture - 0.2).abs().max() < 1e-5
-    mixed, _ = texture.bake_from_views(bare, gray, None, cameras, size=128)
+    mixed, _ = bake_texture.bake_from_views(bare, gray, None, cameras, size=128)
     assert mixed.texture.min() >= 0.2 - 1e-5 and mixed.texture.max() <= 0.8 + 1e-5
     # Half way between two cameras both count alike; one with three times the weight pulls the colour to its own.
     points, even = colors_on_surface(mixed)
-    heavy, _ = texture.bake_from_views(bare, gray, None, cameras, size=128, view_weights=[3, 1, 1, 1])
+    heavy, _ = bake_texture.bake_from_views(bare, gray, None, cameras, size=128, view_weights=[3, 1, 1, 1])
     _, pulled = colors_on_surface(heavy)
     diagonal = ((points[:, 0] - points[:, 2]).abs() < 0.03) & (points[:, 2] > 0.3) & (points[:, 1].abs() < 0.2)
     assert float(even[diagonal].mean()) == pytest.approx(0.3, abs=0.02)
@@ -186,7 +186,7 @@ def test_sharpness_narrows_the_blend(bare):
     gray = torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None, None, None].expand(4, 3, 128, 128)
     shares = []
     for sharpness in (1.0, 12.0):
-        baked, _ = texture.bake_from_views(bare, gray, None, cameras, size=128, sharpness=sharpness)
+        baked, _ = bake_texture.bake_from_views(bare, gray, None, cameras, size=128, sharpness=sharpness)
         _, colors = colors_on_surface(baked)
         shares.append(float(((colors[:, 0] > 0.1) & (colors[:, 0] < 0.9)).float().mean()))
     assert shares[1] < 0.5 * shares[0]
@@ -199,23 +199,23 @@ def test_uncovered_places_keep_old_colors_or_take_near_ones(bare):
     colored = Mesh(bare.vertices, bare.faces, bare.uvs, vertex_colors=srgb_to_linear(blue).expand_as(bare.vertices))
     textured = Mesh(bare.vertices, bare.faces, bare.uvs, texture=blue.expand(32, 32, 3).clone())
     for mesh in (colored, textured):
-        baked, _ = texture.bake_from_views(mesh, white, None, cameras, size=128)
+        baked, _ = bake_texture.bake_from_views(mesh, white, None, cameras, size=128)
         points, colors = colors_on_surface(baked)
         torch.testing.assert_close(colors[points[:, 2] < -0.05].mean(0), blue, atol=0.01, rtol=0)
         assert colors[points[:, 2] > 0.45].min() > 0.95
-        spread, _ = texture.bake_from_views(mesh, white, None, cameras, size=128, fill="nearest")
+        spread, _ = bake_texture.bake_from_views(mesh, white, None, cameras, size=128, fill="nearest")
         assert spread.texture.min() > 0.99
-    assert texture.bake_from_views(bare, white, None, cameras, size=128)[0].texture.min() > 0.99
+    assert bake_texture.bake_from_views(bare, white, None, cameras, size=128)[0].texture.min() > 0.99
 
 
 def test_a_mesh_without_uvs_is_unwrapped(painted):
     plain = Mesh(painted.vertices, painted.faces)
-    baked = texture.bake_from_field(plain, Paint(), 256)
+    baked = bake_texture.bake_from_field(plain, Paint(), 256)
     points, colors = colors_on_surface(baked)
     assert (colors - Paint().color(points)).abs().mean() < 0.01
     cameras = ring(4)
     views = render_mesh(painted, cameras, 128, 128)
-    again, coverage = texture.bake_from_views(plain, views.images, views.masks, cameras, size=256)
+    again, coverage = bake_texture.bake_from_views(plain, views.images, views.masks, cameras, size=256)
     assert again.uvs is not None and coverage.mean() > 0.2
 
 
@@ -224,7 +224,7 @@ def test_masks_keep_the_background_out(bare, painted):
     views = render_mesh(painted, cameras, 128, 128, background=(1.0, 0.0, 1.0))
     wrong = torch.nn.functional.pad(views.images[..., 6:], (0, 6), value=0.0)  # pictures that sit 6 pixels off
     masks = torch.nn.functional.pad(views.masks[..., 6:], (0, 6))
-    baked, _ = texture.bake_from_views(bare, wrong, masks, cameras, size=128)
+    baked, _ = bake_texture.bake_from_views(bare, wrong, masks, cameras, size=128)
     _, colors = colors_on_surface(baked)
     magenta = (colors - torch.tensor([1.0, 0.0, 1.0])).norm(dim=1) < 0.2
     assert magenta.float().mean() < 0.01
@@ -236,36 +236,36 @@ def test_bad_input_is_refused_in_words(bare):
     flat = Mesh(bare.vertices, bare.faces, torch.full_like(bare.uvs, 0.3))
     far = Mesh(bare.vertices, bare.faces, bare.uvs * 3)
     with pytest.raises(ValueError, match="no faces"):
-        texture.bake_from_field(nothing, Paint(), 64)
+        bake_texture.bake_from_field(nothing, Paint(), 64)
     with pytest.raises(ValueError, match="cover no texel"):
-        texture.bake_from_field(flat, Paint(), 64)
+        bake_texture.bake_from_field(flat, Paint(), 64)
     with pytest.raises(ValueError, match="cover no texel"):
-        texture.bake_from_views(flat, images, None, cameras, size=64)
+        bake_texture.bake_from_views(flat, images, None, cameras, size=64)
     with pytest.raises(ValueError, match="leave the unit square"):
-        texture.bake_from_field(far, Paint(), 64)
+        bake_texture.bake_from_field(far, Paint(), 64)
     with pytest.raises(ValueError, match="out of range"):
-        texture.bake_from_field(bare, Paint(), 100_000)
+        bake_texture.bake_from_field(bare, Paint(), 100_000)
     with pytest.raises(ValueError, match="2 cameras need as many images"):
-        texture.bake_from_views(bare, images[:1], None, cameras, size=64)
+        bake_texture.bake_from_views(bare, images[:1], None, cameras, size=64)
     with pytest.raises(ValueError, match="as many masks"):
-        texture.bake_from_views(bare, images, torch.ones(1, 1, 32, 32), cameras, size=64)
+        bake_texture.bake_from_views(bare, images, torch.ones(1, 1, 32, 32), cameras, size=64)
     with pytest.raises(ValueError, match="NaN"):
-        texture.bake_from_views(bare, images * float("nan"), None, cameras, size=64)
+        bake_texture.bake_from_views(bare, images * float("nan"), None, cameras, size=64)
     with pytest.raises(ValueError, match="not all 0"):
-        texture.bake_from_views(bare, images, None, cameras, size=64, view_weights=[0, 0])
+        bake_texture.bake_from_views(bare, images, None, cameras, size=64, view_weights=[0, 0])
     with pytest.raises(ValueError, match="no picture sees the mesh"):
-        texture.bake_from_views(bare, images, torch.zeros(2, 1, 32, 32), cameras, size=64)
+        bake_texture.bake_from_views(bare, images, torch.zeros(2, 1, 32, 32), cameras, size=64)
     batched = Cameras(cameras.c2w[None], cameras.K[None], cameras.names)
     with pytest.raises(ValueError, match="of_asset"):
-        texture.bake_from_views(bare, images, None, batched, size=64)
+        bake_texture.bake_from_views(bare, images, None, batched, size=64)
 
 
 def test_inputs_stay_as_they_were(bare, painted):
     cameras = ring(2)
     views = render_mesh(painted, cameras, 64, 64)
     before = [tensor.clone() for tensor in (painted.vertices, painted.texture, views.images, views.masks)]
-    texture.bake_from_views(painted, views.images, views.masks, cameras, size=64)
-    texture.bake_from_field(painted, Paint(), 64)
+    bake_texture.bake_from_views(painted, views.images, views.masks, cameras, size=64)
+    bake_texture.bake_from_field(painted, Paint(), 64)
     assert all(torch.equal(a, b) for a, b in zip(before, (painted.vertices, painted.texture, views.images, views.masks), strict=True))
 
 
@@ -274,7 +274,7 @@ def test_old_textures_are_blended_at_another_size(bare):
     old = torch.zeros(50, 50, 3)
     old[:25, :, 0], old[25:, :, 1] = 1.0, 1.0
     mesh = Mesh(bare.vertices, bare.faces, bare.uvs, old)
-    baked, coverage = texture.bake_from_views(mesh, torch.zeros(1, 3, 64, 64), None, ring(1, 0.0), size=200)
+    baked, coverage = bake_texture.bake_from_views(mesh, torch.zeros(1, 3, 64, 64), None, ring(1, 0.0), size=200)
     index = torch.cat([part.index for part in texels(bare.uvs, bare.faces, 200)])
     kept = index[coverage.flatten()[index] == 0]
     red = kept[(kept // 200 > 5) & (kept // 200 < 95)]  # a texture repeats, so its rim mixes with the other side

@@ -8,10 +8,10 @@ import pytest
 import torch
 from data.seeded_weights import seed_module_
 from data.tiny_view_model import GOLDEN, error, picture, view_model
-from lathe.pipelines import view_diffusion as vd
-from lathe.pipelines import view_model as vm
 from lathe.pipelines.nets import zero123plus as parts
 from lathe.pipelines.nets.reference_attention import ReferenceUNet
+from lathe.pipelines.view_generation import model as vm
+from lathe.pipelines.view_generation import sampling as vd
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from lathe.pipelines import cameras as sets
-from lathe.pipelines import viewer_camera as viewer
+from lathe.pipelines.cameras import load3d_viewer as viewer
+from lathe.pipelines.cameras import orbits
 from lathe.pipelines.ops import camera_math
 
 LOWER, UPPER = torch.tensor([-0.5, -0.9, -0.3]), torch.tensor([0.7, 1.1, 0.1])
@@ -28,7 +28,7 @@ def test_fitted_is_the_viewers_rule():
 
 @pytest.mark.parametrize("frame", frames(), ids=["own", "fitted", "moved"])
 def test_a_camera_survives_the_round_trip(frame):
-    cameras = sets.orbit_cameras(7, elevation=-25, radius=3.3, fov=42, start=11)
+    cameras = orbits.orbit_cameras(7, elevation=-25, radius=3.3, fov=42, start=11)
     for view in range(7):
         info = viewer.to_load3d(cameras, view, frame)
         back = viewer.from_load3d(info, frame)
@@ -39,7 +39,7 @@ def test_a_camera_survives_the_round_trip(frame):
 @pytest.mark.parametrize("frame", frames()[:2], ids=["own", "fitted"])
 def test_what_the_viewer_draws_is_what_the_camera_sees(frame):
     """An old viewer knows position, target and zoom only: its own projection of the shown point must agree with ours."""
-    cameras = sets.orbit_cameras(5, elevation=20, radius=4.0, fov=30)
+    cameras = orbits.orbit_cameras(5, elevation=20, radius=4.0, fov=30)
     point = torch.tensor([[0.2, 0.5, -0.1]])
     for view in range(5):
         old = viewer.to_load3d(cameras, view, frame, newer_viewer=False)
@@ -91,7 +91,7 @@ def test_bad_cameras_are_refused():
             viewer.from_load3d(bad, own)
     with pytest.raises(ValueError, match="unevenly"):
         viewer.moved({"scale": {"x": 1, "y": 2, "z": 1}})
-    shifted = sets.orbit_cameras(1)
+    shifted = orbits.orbit_cameras(1)
     shifted.K[0, 2] = 0.6
     with pytest.raises(ValueError, match="middle"):
         viewer.to_load3d(shifted, 0, own)

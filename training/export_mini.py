@@ -27,7 +27,7 @@ from lathe.training.render_orbits import HIGHEST, LOWEST  # noqa: E402
 from lathe.training.train_views import PATCH, UNET  # noqa: E402
 
 GUIDE_SHARE = 0.5
-"""See `view_model.ViewModel.guide_share`: half, so that a silhouette is where either the guess or the whole estimate is."""
+"""See `view_generation.model.ViewModel.guide_share`: half, so that a silhouette is where either the guess or the whole estimate is."""
 
 
 def write(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:

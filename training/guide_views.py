@@ -18,7 +18,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 import lathe_root  # noqa: E402, F401
-from lathe.pipelines.cameras import preset_cameras  # noqa: E402
+from lathe.pipelines.cameras.presets import preset_cameras  # noqa: E402
 from lathe.pipelines.nets.mini_relief import ReliefNet  # noqa: E402
 from lathe.pipelines.nets.mini_views import PatchCodec  # noqa: E402
 from lathe.pipelines.nets.relief_guide import ReliefGuide  # noqa: E402

@@ -18,7 +18,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 import lathe_root  # noqa: E402, F401
-from lathe.pipelines import foreground  # noqa: E402
+from lathe.pipelines.images import foreground  # noqa: E402
 from lathe.pipelines.nets.mini_views import PatchCodec  # noqa: E402
 from lathe.training.export_mini import GUIDE_SHARE  # noqa: E402
 from lathe.training.rendered import IMAGINED, QUERIES_IMAGINED  # noqa: E402

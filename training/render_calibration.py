@@ -1,8 +1,9 @@
-"""Renders the views by which GeoLRM's forms are told apart (pipelines/geolrm_form.py), of an object that training never sees.
+"""Renders the views by which GeoLRM's forms are told apart (`pipelines/reconstruction/geolrm/calibration.py`), of an object that training
+never sees.
 
     python training/render_calibration.py [--objects DIR] [--key blendswap-cc-0/chicken]
 
-Writes a sheet of 4 x 2 views with alpha at the poses of `geolrm_form.calibration_cameras`.
+Writes a sheet of 4 x 2 views with alpha at the poses of `calibration.calibration_cameras`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import lathe_root  # noqa: E402, F401
-from lathe.pipelines import geolrm_form  # noqa: E402
+from lathe.pipelines.reconstruction.geolrm import calibration  # noqa: E402
 from lathe.training.objects import load_object, split  # noqa: E402
 from lathe.training.render_dataset import render_object  # noqa: E402
 
@@ -31,10 +32,10 @@ def main() -> None:
         raise SystemExit(f"{arguments.key} is not an object of the test split.")
     from PIL import Image
 
-    views = render_object(load_object(arguments.objects, arguments.key), geolrm_form.calibration_cameras(), geolrm_form.TILE, aa=3).rgba
-    columns = geolrm_form.COLUMNS
+    views = render_object(load_object(arguments.objects, arguments.key), calibration.calibration_cameras(), calibration.TILE, aa=3).rgba
+    columns = calibration.COLUMNS
     rows = [np.concatenate(list(views[i : i + columns]), axis=1) for i in range(0, len(views), columns)]
-    Image.fromarray(np.concatenate(rows)).save(geolrm_form.SHEET, quality=92, method=6)
+    Image.fromarray(np.concatenate(rows)).save(calibration.SHEET, quality=92, method=6)
 
 
 if __name__ == "__main__":

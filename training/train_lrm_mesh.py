@@ -22,10 +22,11 @@ from lathe.pipelines.nets.attention import explicit_attention  # noqa: E402
 from lathe.pipelines.nets.mini_heads import PointHeads, PosedViews, density_to_sdf_  # noqa: E402
 from lathe.pipelines.nets.mini_lrm import MiniLRM  # noqa: E402
 from lathe.pipelines.nets.perceptual import perceptual_distance  # noqa: E402
-from lathe.pipelines.nets.triplane_field import to_world  # noqa: E402
 from lathe.pipelines.ops import camera_math  # noqa: E402
 from lathe.pipelines.ops.flexicubes import flexicubes, grid_cubes, regular_grid, sign_consistency  # noqa: E402
-from lathe.pipelines.ops.mesh_raster import antialias, interpolate, make_topology, rasterize_mesh  # noqa: E402
+from lathe.pipelines.ops.frames.triplane import to_world  # noqa: E402
+from lathe.pipelines.ops.mesh_raster.dispatch import antialias, interpolate, rasterize_mesh
+from lathe.pipelines.ops.mesh_topology import make_topology  # noqa: E402
 from lathe.training import loop  # noqa: E402
 from lathe.training.lrm_batches import MODES, Sample, draw  # noqa: E402
 from lathe.training.rendered import RenderedObjects  # noqa: E402

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...pipelines.cameras import preset_cameras
-from ...pipelines.geolrm import choose_tokens
-from ...pipelines.geolrm_views import network_cameras
+from ...pipelines.cameras.presets import preset_cameras
 from ...pipelines.nets import geolrm as nets
 from ...pipelines.nets.attention import torch_attention
 from ...pipelines.nets.dino import IMAGE_MEAN, IMAGE_STD
 from ...pipelines.nets.geo_transformer import Form, Geometry
+from ...pipelines.ops.frames.geolrm import network_cameras
 from ...pipelines.ops.rotary import rotate
+from ...pipelines.reconstruction.geolrm.stages import choose_tokens
 from .goldens import Outputs, find_manifest, seed_module, seeded
 from .instantmesh import statistics
 

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...pipelines.cameras import preset_cameras
-from ...pipelines.meshing import marching_cubes
-from ...pipelines.nets import triplane_field as tf
+from ...pipelines.cameras.presets import preset_cameras
+from ...pipelines.meshes.extract import marching_cubes
+from ...pipelines.nets import triplane_field
 from ...pipelines.nets.triplane_lrm import PUBLISHED, LRMConfig, TriplaneLRM
 from ...pipelines.nets.triplane_render import Draws, render_rays_as_trained
 from ...pipelines.ops import camera_math
 from ...pipelines.ops.flexicubes import flexicubes, grid_cubes, regular_grid
-from ...pipelines.ops.volume import intersect_box
+from ...pipelines.ops.frames import triplane
+from ...pipelines.ops.volume_rendering import intersect_box
 from .goldens import Outputs, find_manifest, seed_module, seeded
 
 Golden = dict[str, np.ndarray]
@@ -61,7 +62,7 @@ def outputs(name: str, golden: Golden) -> Outputs:
     """Every stage the golden holds."""
     with torch.no_grad():
         net = build(name)
-        yield "input_cameras", tf.network_cameras(preset_cameras("zero123plus_v1.2"))[None]
+        yield "input_cameras", triplane.network_cameras(preset_cameras("zero123plus_v1.2"))[None]
         images = seeded().seeded_input("images6", (1, 6, 3, 320, 320), "uniform")
         cameras = torch.from_numpy(golden["input_cameras"])
         if name.endswith("_full"):
@@ -95,26 +96,26 @@ def _mesh_heads(net: TriplaneLRM, golden: Golden) -> Outputs:
     yield "grid_verts", grid
     yield "grid_cubes", grid_cubes(config.grid_res)
     axis = grid[: config.grid_res + 1, 2]
-    sdf, deformation, weights = tf.flexi_parameters(planes, net.decoder, axis)
+    sdf, deformation, weights = triplane_field.flexi_parameters(planes, net.decoder, axis)
     yield "sdf_raw", sdf[None, :, None]
     yield "deformation_raw", deformation[None]
     yield "weight", weights[None]
-    repaired, penalty = tf.repair_empty(sdf, config.grid_res)
+    repaired, penalty = triplane_field.repair_empty(sdf, config.grid_res)
     yield "sdf", repaired[None, :, None]
     yield "sdf_reg_loss", penalty[None]
     yield "deformation", torch.tanh(deformation)[None] / (4 * config.grid_res)
     # an sdf of ones shows which corners the repair writes to: 1 - min in the middle, -1 - max around
-    marks, _ = tf.repair_empty(torch.ones_like(sdf), config.grid_res)
+    marks, _ = triplane_field.repair_empty(torch.ones_like(sdf), config.grid_res)
     yield "center_indices", torch.nonzero(marks == 0)
     yield "boundary_indices", torch.nonzero(marks == -2)
     lifted = copy.deepcopy(net.decoder)
     lifted.net_sdf.linear(-1).bias.add_(5)
-    sdf, _, _ = tf.flexi_parameters(planes, lifted, axis)
-    repaired, penalty = tf.repair_empty(sdf, config.grid_res)
+    sdf, _, _ = triplane_field.flexi_parameters(planes, lifted, axis)
+    repaired, penalty = triplane_field.repair_empty(sdf, config.grid_res)
     yield "empty_sdf", repaired[None, :, None]
     yield "empty_sdf_reg", penalty[None]
     points = torch.from_numpy(golden["points1000"])
-    yield "tex_at_points", tf.activate_color(net.decoder.net_rgb(tf.sample_planes(planes[None], points)))
+    yield "tex_at_points", triplane_field.activate_color(net.decoder.net_rgb(triplane_field.sample_planes(planes[None], points)))
 
 
 def _meshes(net: TriplaneLRM, golden: Golden) -> Outputs:
@@ -138,17 +139,17 @@ def _meshes(net: TriplaneLRM, golden: Golden) -> Outputs:
 
 def vertex_colors(net: TriplaneLRM, planes: Tensor, vertices: Tensor) -> Tensor:
     """The colour head at network points (N, 3), before clamping."""
-    parts = [net.decoder.net_rgb(tf.sample_planes(planes, part[None]))[0] for part in vertices.split(1 << 16)]
-    return tf.activate_color(torch.cat(parts))
+    parts = [net.decoder.net_rgb(triplane_field.sample_planes(planes, part[None]))[0] for part in vertices.split(1 << 16)]
+    return triplane_field.activate_color(torch.cat(parts))
 
 
 def _nerf(net: TriplaneLRM, golden: Golden) -> Outputs:
     planes, points = torch.from_numpy(golden["planes"]), torch.from_numpy(golden["points1000"])
-    features = tf.sample_planes(planes, points)
+    features = triplane_field.sample_planes(planes, points)
     yield "sampled_features", features.unflatten(-1, (3, -1)).transpose(1, 2)
     raw = net.decoder.net(features)
-    yield "point_sigma", tf.activate_density(raw[..., :1])
-    yield "point_rgb", tf.activate_color(raw[..., 1:])
+    yield "point_sigma", triplane_field.activate_density(raw[..., :1])
+    yield "point_rgb", triplane_field.activate_color(raw[..., 1:])
     camera = torch.from_numpy(golden["render_camera"])[0]
     K = camera[:, 16:][:, [0, 4, 2, 5]]
     origins, directions = camera_math.rays(camera[:, :16].reshape(1, 4, 4), K, 32, 32)
@@ -159,18 +160,18 @@ def _nerf(net: TriplaneLRM, golden: Golden) -> Outputs:
     yield "ray_start", torch.where(hit, near, -1.0)[None, :, None]  # the published marks of a ray that misses
     yield "ray_end", torch.where(hit, far, -2.0)[None, :, None]
     # even draws end at share 1, where the last bit of a ray decides which of two samples is taken: the golden's rays, not ours
-    starts, rays = (tf.to_world(torch.from_numpy(golden[key])[0]) for key in ("ray_o", "ray_d"))
+    starts, rays = (triplane.to_world(torch.from_numpy(golden[key])[0]) for key in ("ray_o", "ray_d"))
     decoder = copy.deepcopy(net.decoder)
     for prefix in ("", "x40_"):
         if prefix:
             decoder.net.linear(-1).weight[0] *= 40
-        field = tf.TriplaneField(planes[0], decoder, samples_per_ray=net.config.samples_per_ray)
+        field = triplane_field.TriplaneField(planes[0], decoder, samples_per_ray=net.config.samples_per_ray)
         size = golden[f"{prefix}grid24_sigma"].shape[1]
         n = net.config.samples_per_ray // 2  # half of them coarse
         axis = torch.arange(size) / (size - 1) * 2 - 1
-        raw = decoder.net(tf.sample_planes(planes, torch.cartesian_prod(axis, axis, axis)[None]))[0]
-        yield f"{prefix}grid24_sigma", tf.activate_density(raw[:, :1]).view(1, size, size, size, 1)
-        yield f"{prefix}grid24_rgb", tf.activate_color(raw[:, 1:]).view(1, size, size, size, 3)
+        raw = decoder.net(triplane_field.sample_planes(planes, torch.cartesian_prod(axis, axis, axis)[None]))[0]
+        yield f"{prefix}grid24_sigma", triplane_field.activate_density(raw[:, :1]).view(1, size, size, size, 1)
+        yield f"{prefix}grid24_rgb", triplane_field.activate_color(raw[:, 1:]).view(1, size, size, size, 3)
         draws = {"det": Draws.even(len(origins), n)}
         if not prefix:
             draws["seed1234"] = Draws.random(len(origins), n, torch.Generator().manual_seed(1234))
@@ -197,10 +198,10 @@ def _full(net: TriplaneLRM, images: Tensor, cameras: Tensor, golden: Golden) -> 
     yield "planes", planes
     yield "planes_stats", statistics(planes)
     grid = regular_grid(config.grid_res, config.grid_scale)
-    sdf, deformation, weights = tf.flexi_parameters(planes[0], net.decoder, grid[: config.grid_res + 1, 2])
+    sdf, deformation, weights = triplane_field.flexi_parameters(planes[0], net.decoder, grid[: config.grid_res + 1, 2])
     yield "sdf", sdf[None, :, None]
     yield "sdf_stats", statistics(sdf)
-    yield "sdf_reg", tf.repair_empty(sdf, config.grid_res)[1][None]
+    yield "sdf_reg", triplane_field.repair_empty(sdf, config.grid_res)[1][None]
     deformation = torch.tanh(deformation) / (4 * config.grid_res)
     yield "deformation_stride97", deformation[None, ::97]
     yield "deformation_stats", statistics(deformation)

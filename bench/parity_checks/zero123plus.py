@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...pipelines import view_diffusion, view_model
 from ...pipelines.nets import zero123plus as parts
 from ...pipelines.nets.reference_attention import ReferenceUNet
+from ...pipelines.view_generation import model as view_model
+from ...pipelines.view_generation import sampling
 from ...pipelines.weights import zero123plus as published
 from .goldens import Outputs, find_manifest, seed_module
 
@@ -87,7 +88,7 @@ def outputs(name: str, golden: dict[str, np.ndarray]) -> Outputs:
         yield "decoded_raw", raw
         yield "decoded_unscaled", parts.unscale_image(raw)
     with given_pixels(model, want):
-        views = view_diffusion.generate_views(model, image[0], seed=SEED)
+        views = sampling.generate_views(model, image[0], seed=SEED)
     yield "final_image01", view_model.grid_from_views(views, model.rows, model.columns)
 
 
@@ -108,8 +109,8 @@ def _sampling(model: view_model.ViewModel, want: dict[str, Tensor], image: Tenso
     try:
         with given_pixels(model, want):
             generator = torch.Generator().manual_seed(SEED)
-            (condition,) = view_diffusion.encode(model, image, [generator], guided=True)
-            final = view_diffusion.denoise(model, condition, generator, steps=4, guidance=4.0)
+            (condition,) = sampling.encode(model, image, [generator], guided=True)
+            final = sampling.denoise(model, condition, generator, steps=4, guidance=4.0)
     finally:
         hook.remove()
     inputs = calls[1::2]  # the write pass on the reference comes first in each step

@@ -14,17 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...pipelines import metrics
-from ...pipelines.cameras import posed_cameras
+from ...pipelines.cameras.orbits import posed_cameras
 from ...pipelines.data.cameras import Cameras
 from ...pipelines.data.mesh import Mesh
-from ...pipelines.distil_field import DistilField
-from ...pipelines.distil_loop import Distillation, Drawn
-from ...pipelines.distil_mesh import DistilMesh
-from ...pipelines.distil_settings import load_distil_preset
-from ...pipelines.distil_views import PLAIN, ReferenceView, Shading
-from ...pipelines.meshing import clean, field_to_mesh
-from ...pipelines.priors import Prior, combine, trade
-from ...pipelines.rendering import render_mesh
+from ...pipelines.distillation.cameras_and_shading import PLAIN, ReferenceView, Shading
+from ...pipelines.distillation.field import DistilField
+from ...pipelines.distillation.loop import Distillation, Drawn
+from ...pipelines.distillation.mesh import DistilMesh
+from ...pipelines.distillation.priors import Prior, combine, trade
+from ...pipelines.distillation.settings import load_distil_preset
+from ...pipelines.meshes.clean import clean
+from ...pipelines.meshes.extract import field_to_mesh
+from ...pipelines.ops import mesh_sampling
+from ...pipelines.rendering.mesh import render_mesh
 from ...training.objects import load_object
 from .. import common, scenes
 from ..oracle_priors import FOV, RADIUS, Oracle, TrueViews, oracle_prior
@@ -134,7 +136,7 @@ def load_scene(arguments: argparse.Namespace, key: str) -> Scene:
     image, mask = truth.render(posed_cameras([0.0], [0.0], RADIUS, FOV), REFERENCE_SIDE)
     azimuths = [30.0 * step + 15.0 for step in range(12)]
     cameras = posed_cameras(azimuths, [(-15.0, 10.0, 35.0)[step % 3] for step in range(12)], RADIUS, FOV)
-    return Scene(key, truth, metrics.sample_surface(mesh, scenes.SURFACE_POINTS, seed=0), ReferenceView(image, mask), cameras)
+    return Scene(key, truth, mesh_sampling.sample_surface(mesh, scenes.SURFACE_POINTS, seed=0), ReferenceView(image, mask), cameras)
 
 
 def oracles(scene: Scene, kinds: Sequence[str], size: int, watched: _Watched) -> tuple[Prior | None, list[Oracle]]:
@@ -200,7 +202,7 @@ def fine_scores(coarse: DistilField, mesh: Mesh, scene: Scene) -> tuple[Row, lis
 
 def _surface(mesh: Mesh, scene: Scene) -> Row:
     own = Mesh(mesh.vertices / scene.truth.scale, mesh.faces)
-    scores = metrics.surface_scores(metrics.sample_surface(own, scenes.SURFACE_POINTS, seed=1), scene.surface)
+    scores = metrics.surface_scores(mesh_sampling.sample_surface(own, scenes.SURFACE_POINTS, seed=1), scene.surface)
     return {name: scores[name] for name in ("fscore_0.2", "fscore_0.05")}
 
 

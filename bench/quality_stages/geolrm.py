@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from ...pipelines import metrics
-from ...pipelines.cameras import posed_cameras
+from ...pipelines.cameras.orbits import posed_cameras
 from ...pipelines.data.cameras import Cameras
-from ...pipelines.geolrm import GeoLRM, propose, reconstruct
-from ...pipelines.lrm import LRM
-from ...pipelines.perceptual import Perceptual, load_perceptual
-from ...pipelines.rendering import render_mesh, render_splats
-from ...pipelines.splat_fit import SplatFit, load_fit_preset
-from ...pipelines.splat_start import start_from_hull
+from ...pipelines.fitting.perceptual import Perceptual, load_perceptual
+from ...pipelines.reconstruction.geolrm.stages import GeoLRM, propose, reconstruct
+from ...pipelines.reconstruction.lrm import LRM
+from ...pipelines.rendering.mesh import render_mesh
+from ...pipelines.rendering.splats import render_splats
+from ...pipelines.splats.fit import SplatFit
+from ...pipelines.splats.fit_settings import load_fit_preset
+from ...pipelines.splats.start import start_from_hull
 from ...pipelines.weights.geolrm import MINI_FILE, load_geolrm
 from .. import common
 from .. import reconstruct as stages
@@ -123,8 +125,8 @@ def cameras_of_stage() -> tuple[dict[int, Cameras], Cameras]:
 
 def true_cells(arguments: argparse.Namespace, key: str, geolrm: GeoLRM) -> Tensor:
     """The cells that depth maps from all around say are surface (GeoLRM A.1), (Z, Y, X) as `propose` gives them."""
-    from ...pipelines.geolrm import to_voxel
-    from ...pipelines.geolrm_views import network_cameras
+    from ...pipelines.ops.frames.geolrm import network_cameras
+    from ...pipelines.reconstruction.geolrm.stages import to_voxel
     from ...training.geolrm.occupancy import occupied_cells, surface_points
     from ...training.render_dataset import dataset_cameras
 

@@ -15,8 +15,9 @@ import torch
 
 from ...pipelines import metrics
 from ...pipelines.nets.lpips import LPIPS
-from ...pipelines.rendering import render_splats
-from ...pipelines.splat_fit import fit_splats, load_fit_preset, with_changes
+from ...pipelines.rendering.splats import render_splats
+from ...pipelines.splats.fit import fit_splats, with_changes
+from ...pipelines.splats.fit_settings import load_fit_preset
 from .. import scenes, warps
 from .report import Row, claim, most_of, optional_lpips, picture_scores, save_sheet, show_progress, summary
 

@@ -14,7 +14,8 @@ import torch
 from ...pipelines import metrics
 from ...pipelines.data.mesh import Mesh
 from ...pipelines.nets.lpips import LPIPS
-from ...pipelines.rendering import render_mesh
+from ...pipelines.ops import mesh_sampling
+from ...pipelines.rendering.mesh import render_mesh
 from .. import baselines, reconstruct, retrieval, scenes
 from .report import Row, mean_distance, optional_lpips, save_sheet, show_progress, summary
 
@@ -24,7 +25,7 @@ SHEET_VIEWS = [0, 4, 8, 12, 16, 20]
 
 def mesh_scores(mesh: Mesh, scene: scenes.Scene, lpips: LPIPS | None = None) -> tuple[Row, torch.Tensor]:
     """All scores of a mesh, and its orbit pictures."""
-    points = metrics.sample_surface(mesh, scenes.SURFACE_POINTS, seed=1)
+    points = mesh_sampling.sample_surface(mesh, scenes.SURFACE_POINTS, seed=1)
     images = render_mesh(mesh, scene.orbit.cameras, scenes.ORBIT_SIZE, scenes.ORBIT_SIZE, supersample=2).images
     truth, small = scene.orbit, scene.orbit.resized(SMALL_ORBIT)
     scores = metrics.surface_scores(points, scene.surface)
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 mesh = reconstruct.nothing()
             if name == "ours":
                 seconds.append(time.monotonic() - start)
-                surfaces.append(metrics.sample_surface(mesh, 4096, seed=2))
+                surfaces.append(mesh_sampling.sample_surface(mesh, 4096, seed=2))
             scores, images = mesh_scores(mesh, scene, lpips)
             rows.setdefault(name, []).append(scores)
             pictures.append(images)

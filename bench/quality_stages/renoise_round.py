@@ -19,12 +19,13 @@ from torch import Tensor
 from ...pipelines import metrics
 from ...pipelines.data.cameras import Cameras
 from ...pipelines.data.progress import Tick
-from ...pipelines.perceptual import Perceptual, load_perceptual
-from ...pipelines.rendering import render_splats
-from ...pipelines.renoise import RenoiseLoop, disagreement
-from ...pipelines.splat_fit import SplatFit, fit_splats, load_fit_preset, with_changes
-from ...pipelines.view_diffusion import renoise_views
-from ...pipelines.view_model import ViewModel
+from ...pipelines.fitting.perceptual import Perceptual, load_perceptual
+from ...pipelines.rendering.splats import render_splats
+from ...pipelines.splats.fit import SplatFit, fit_splats, with_changes
+from ...pipelines.splats.fit_settings import load_fit_preset
+from ...pipelines.splats.renoise import RenoiseLoop, disagreement
+from ...pipelines.view_generation.model import ViewModel
+from ...pipelines.view_generation.sampling import renoise_views
 from .. import reconstruct, scenes
 from .report import Row, claim, most_of, save_sheet, show_progress, summary
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ...pipelines import metrics
+from ...pipelines.images.sheets import tile
 from ...pipelines.nets.lpips import LPIPS, load_lpips
 from ...pipelines.nets.perceptual import perceptual_distance
-from ...pipelines.sheets import tile
 from .. import common
 
 LOWER_IS_BETTER = ("chamfer", "perceptual", "lpips", "sharpness_error", "disagreement")

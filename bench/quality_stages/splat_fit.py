@@ -14,9 +14,12 @@ from torch import Tensor
 
 from ...pipelines import metrics
 from ...pipelines.data.mesh import Mesh
-from ...pipelines.rendering import render_mesh, render_splats
-from ...pipelines.splat_fit import fit_splats, load_fit_preset
-from ...pipelines.splat_mesh import splats_to_mesh
+from ...pipelines.ops import mesh_sampling
+from ...pipelines.rendering.mesh import render_mesh
+from ...pipelines.rendering.splats import render_splats
+from ...pipelines.splats.fit import fit_splats
+from ...pipelines.splats.fit_settings import load_fit_preset
+from ...pipelines.splats.to_mesh import splats_to_mesh
 from .. import baselines, common, reconstruct, scenes
 from .report import Row, claim, optional_lpips, picture_scores, save_sheet, show_progress, summary
 
@@ -56,7 +59,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 print(failures[-1])
                 made = Made(torch.ones_like(scene.held_out.images), reconstruct.nothing(), {})
             peak = peak or common.peak_rss_gib()  # of the first fit alone: the hull takes more
-            surface = metrics.surface_scores(metrics.sample_surface(made.mesh, scenes.SURFACE_POINTS, seed=1), scene.surface)
+            surface = metrics.surface_scores(mesh_sampling.sample_surface(made.mesh, scenes.SURFACE_POINTS, seed=1), scene.surface)
             scores = picture_scores(made.images, scene.held_out.images, lpips) | {n: surface[n] for n in SURFACE_SCORES}
             rows.setdefault(name, []).append(scores)
             pictures.append(made.images)

@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-from ...pipelines.cameras import posed_cameras
-from ...pipelines.distil_field import DistilField
-from ...pipelines.distil_loop import Distillation
-from ...pipelines.distil_mesh import DistilMesh
-from ...pipelines.distil_settings import DistilPreset, LoopSettings, load_distil_preset
-from ...pipelines.distil_views import ReferenceView
-from ...pipelines.prior_settings import preset_names, stages_of
-from ...pipelines.priors import Prior, ScoreDistillation, combine, trade
+from ...pipelines.cameras.orbits import posed_cameras
+from ...pipelines.distillation.cameras_and_shading import ReferenceView
+from ...pipelines.distillation.field import DistilField
+from ...pipelines.distillation.loop import Distillation
+from ...pipelines.distillation.mesh import DistilMesh
+from ...pipelines.distillation.prior_settings import preset_names, stages_of
+from ...pipelines.distillation.priors import Prior, ScoreDistillation, combine, trade
+from ...pipelines.distillation.settings import DistilPreset, LoopSettings, load_distil_preset
 from ...training.objects import BUNDLED, load_object, split
 from .. import common
 from ..oracle_priors import FOV, RADIUS, TrueViews

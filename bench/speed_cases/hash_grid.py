@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ...pipelines.ops import camera_math
-from ...pipelines.ops.hash_grid import HashGrid
+from ...pipelines.ops.hash_grid.dispatch import HashGrid
 from .. import common
 
 SIDE, SAMPLES = 128, 64
@@ -48,7 +48,7 @@ def timed(run: Callable[[], Any], repeats: int) -> dict[str, float]:
 
 def work(form: str) -> dict[str, Any]:
     """In a child process: every part with one backend."""
-    backend = importlib.import_module(f"...pipelines.ops.backends.hash_grid_{ {'ours': 'numba', 'obvious': 'torch'}[form] }", __package__)
+    backend = importlib.import_module(f"...pipelines.ops.hash_grid.{ {'ours': 'numba', 'obvious': 'torch'}[form] }_form", __package__)
     grid = HashGrid()
     points, weights = scene()
     table, leaf = grid.table, points.clone().requires_grad_()

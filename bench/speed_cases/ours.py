@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ...pipelines.data.field import Field
 from ...pipelines.data.mesh import Mesh
-from ...pipelines.lrm import LRM
-from ...pipelines.lrm import reconstruct as lathe_reconstruct
-from ...pipelines.meshing import field_to_mesh
+from ...pipelines.meshes.extract import field_to_mesh
 from ...pipelines.nets.attention import explicit_attention, torch_attention
-from ...pipelines.nets.triplane_field import TriplaneField, activate_color, sample_planes, to_world
+from ...pipelines.nets.triplane_field import TriplaneField, activate_color, sample_planes
 from ...pipelines.ops.color import srgb_to_linear
 from ...pipelines.ops.flexicubes import flexicubes, grid_cubes, regular_grid
+from ...pipelines.ops.frames.triplane import to_world
+from ...pipelines.reconstruction.lrm import LRM
+from ...pipelines.reconstruction.lrm import reconstruct as lathe_reconstruct
 from ..parity_checks import instantmesh
 from ..parity_checks.goldens import seeded
 from . import obvious_flexicubes
@@ -70,7 +71,7 @@ def lrm_inputs(variant: str) -> tuple[LRM, Tensor]:
 
 def lrm_ours(variant: str) -> Timed:
     """Six views to a mesh with vertex colours, as the nodes run it."""
-    from ...pipelines.cameras import preset_cameras
+    from ...pipelines.cameras.presets import preset_cameras
 
     lrm, images = lrm_inputs(variant)
     cameras = preset_cameras("zero123plus_v1.2")
@@ -88,7 +89,7 @@ def lrm_ours(variant: str) -> Timed:
 
 def lrm_obvious(variant: str) -> Timed:
     """The same with the attention matrix spelled out, and each cube's corner features gathered for the weights."""
-    from ...pipelines.cameras import preset_cameras
+    from ...pipelines.cameras.presets import preset_cameras
 
     lrm, images = lrm_inputs(variant)
     cameras = preset_cameras("zero123plus_v1.2")
@@ -133,9 +134,10 @@ def image_to_mesh_inputs() -> tuple[Any, LRM, Any]:
 
 def image_to_mesh(obvious: bool) -> Timed:
     """One picture to a textured mesh of at most 20000 faces; the obvious form spells out attention and visits every cube."""
-    from ...pipelines.meshing import clean, simplify, unwrap
-    from ...pipelines.texture import bake_from_field
-    from ...pipelines.view_diffusion import generate_views
+    from ...pipelines.meshes.bake_texture import bake_from_field
+    from ...pipelines.meshes.clean import clean, simplify
+    from ...pipelines.meshes.unwrap import unwrap
+    from ...pipelines.view_generation.sampling import generate_views
     from .. import reconstruct
 
     view_model, lrm, query = image_to_mesh_inputs()

@@ -11,9 +11,10 @@ import time
 from typing import Any
 
 from ...pipelines import metrics
-from ...pipelines.ops.splat_raster import backend_for
-from ...pipelines.rendering import render_splats
-from ...pipelines.splat_fit import fit_splats, load_fit_preset
+from ...pipelines.ops.splat_raster.dispatch import backend_for
+from ...pipelines.rendering.splats import render_splats
+from ...pipelines.splats.fit import fit_splats
+from ...pipelines.splats.fit_settings import load_fit_preset
 from ...training.objects import split
 from .. import common, scenes
 from ..quality_stages.report import claim
@@ -30,7 +31,7 @@ def work(preset: str) -> dict[str, Any]:
     """
     size, device, rasteriser, _ = CASES[preset]
     start = time.perf_counter()
-    backend = backend_for(device).__name__.rpartition("splat_")[2]
+    backend = backend_for(device).__name__.rpartition(".")[2].removesuffix("_form")
     if backend != rasteriser:
         raise RuntimeError(f"{rasteriser} does not work here; {backend} took its place.")
     first = time.perf_counter() - start

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ...pipelines.data.cameras import Cameras
-from ...pipelines.ops import camera_math, splat_raster
+from ...pipelines.ops import camera_math
+from ...pipelines.ops.splat_raster import dispatch
 from .. import common
 from . import splat_fit
 
@@ -47,7 +48,7 @@ def scene(n: int, size: int, views: int, device: str) -> tuple[list[Tensor], dic
     leaves = [part.to(device).requires_grad_() for part in (0.75 * bumps[:, None] * out, quats, scales, opacities, colors)]
     poses = camera_math.orbit(torch.arange(views) * (360 / views) + 20, torch.full((views,), 15.0), 4.0)
     cameras = Cameras(poses, camera_math.intrinsics(30, views), tuple(map(str, range(views))))
-    viewmats, Ks = splat_raster.splat_cameras(cameras, size, size)
+    viewmats, Ks = dispatch.splat_cameras(cameras, size, size)
     rest = {"viewmats": viewmats.to(device), "Ks": Ks.to(device), "width": size, "height": size}
     rest["background"] = torch.ones(3, device=device)
     return leaves, rest, torch.rand(views, size, size, 4, generator=draws).to(device)
@@ -57,7 +58,7 @@ def step(leaves: list[Tensor], rest: dict[str, Any], target: Tensor) -> Callable
     """One run; gives numbers by which two forms can be told equal."""
 
     def run() -> dict[str, float]:
-        made = splat_raster.render_gaussians(*leaves, **rest)
+        made = dispatch.render_gaussians(*leaves, **rest)
         loss = ((torch.cat([made.color, made.alpha], dim=-1) - target) ** 2).mean()
         gradients = torch.autograd.grad(loss, leaves)
         return {"loss": float(loss.detach()), "gradient": float(gradients[0].norm())}
@@ -91,10 +92,10 @@ def work(form: str) -> dict[str, Any]:
         return splat_fit.work(form.removeprefix("fit "))
     name = {"ours": "numba", "obvious": "torch", "gsplat": "gsplat"}[form]
     device = "cuda" if form == "gsplat" else "cpu"
-    backend = importlib.import_module(f"...pipelines.ops.backends.splat_{name}", __package__)
-    if not splat_raster._draws_a_gaussian(backend, torch.device(device)):
+    backend = importlib.import_module(f"...pipelines.ops.splat_raster.{name}_form", __package__)
+    if not dispatch._draws_a_gaussian(backend, torch.device(device)):
         raise RuntimeError(f"{name} draws a test Gaussian wrongly.")
-    splat_raster.backend_for = lambda kind: backend  # type: ignore[assignment]
+    dispatch.backend_for = lambda kind: backend  # type: ignore[assignment]
     repeats = 1 if form == "obvious" else REPEATS
     cases = [timed(n, size, 1, device, repeats) for n, size in SIZES]
     growth = {}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..data.field import FlexiGrid
 from ..data.progress import Tick, no_tick
-from ..ops.hash_grid import HashGrid
+from ..ops.hash_grid.dispatch import HashGrid
 
 FORMAT, VERSION = "lathe.distilled_field", 1
 MOST_EXPONENT = 15.0  # of the density's exponential: its gradient goes on from there as if it were linear
@@ -172,7 +172,7 @@ class DistilledField:
         return DistilledField(copy_of(self.net, device), self.level, self.bound)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and settings for `files.save_field`."""
+        """Tensors and settings for `formats.fields.save_field`."""
         settings = {"format": FORMAT, "version": VERSION, "level": self.level, "bound": self.bound, "levels_used": self.net.levels}
         return dict(self.net.state_dict()), settings | {"shape": dataclasses.asdict(self.net.shape)}
 

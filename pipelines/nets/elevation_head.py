@@ -15,8 +15,8 @@ from torch.nn.functional import gelu, grid_sample, interpolate
 
 from ..data.cameras import Cameras
 from ..ops import camera_math
+from ..ops.frames.triplane import network_cameras
 from .dino import ImageEncoder
-from .triplane_field import network_cameras
 
 FRAMES = 4
 FILL = 0.95  # share of the half frame that the object reaches, measured from the centre

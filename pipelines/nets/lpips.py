@@ -107,7 +107,7 @@ def load_lpips(*paths: Path) -> LPIPS:
             f"LPIPS weights are not on disk (looked for: {named}). They do not ship with this pack: put an InstantMesh checkpoint with its "
             "lpips entries, or torchvision's vgg16-397923af.pth and the lpips package's vgg.pth, into a folder and name the files."
         )
-    from ..weights.readers import read_state_dict
+    from ..disk.state_dicts import read_state_dict
 
     state: dict[str, Tensor] = {}
     for path in paths:

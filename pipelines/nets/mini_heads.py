@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.frames.triplane import to_network
 from ..ops.visual_hull import sample_views
-from .triplane_field import FLEXI_WEIGHTS, Head, sample_planes, to_network
+from .triplane_field import FLEXI_WEIGHTS, Head, sample_planes
 
 POOLED = 8
 DENSITY_SCALE = 40.0

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from ..data.cameras import Cameras
 from ..data.field import Field
 from ..data.progress import Tick, no_tick
+from ..ops.frames.triplane import network_cameras
 from ..ops.visual_hull import hull_volume
 from .attention import Attention
 from .mini_heads import PointHeads, PosedViews
 from .projected_field import ProjectedField
-from .triplane_field import network_cameras
 from .triplane_lrm import LRMConfig, TriplaneLRM
 
 VOLUME_RES = 32

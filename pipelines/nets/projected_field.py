@@ -11,8 +11,8 @@ from torch import Tensor
 from ..data.field import FlexiGrid
 from ..data.progress import Tick, no_tick, part_of
 from ..ops.flexicubes import regular_grid
+from ..ops.frames.triplane import to_world
 from .mini_heads import PointHeads, PosedViews, activate_density
-from .triplane_field import to_world
 
 FORMAT, VERSION = "lathe.projected_field", 1
 

@@ -14,34 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.cameras import Cameras
 from ..data.field import FlexiGrid
 from ..data.progress import Tick, no_tick, part_of
-from ..ops.flexicubes import CORNERS, regular_grid
+from ..ops.flexicubes import regular_grid
+from ..ops.flexicubes_tables import CORNERS
+from ..ops.frames.triplane import to_network, to_world
 
 DENSITY_LEVEL = 10.0  # where the published models put the surface of a density
 FLEXI_WEIGHTS = 21  # 12 beta, 8 alpha, 1 gamma a cube
 FORMAT, VERSION = "lathe.triplane_field", 1
-
-
-def to_network(xyz: Tensor) -> Tensor:
-    """World vectors (..., 3) in the network's axes: network (x, y, z) = world (z, x, y)."""
-    return xyz[..., [2, 0, 1]]
-
-
-def to_world(xyz: Tensor) -> Tensor:
-    """Network vectors (..., 3) in the world's axes: world (x, y, z) = network (y, z, x)."""
-    return xyz[..., [1, 2, 0]]
-
-
-def network_cameras(cameras: Cameras) -> Tensor:
-    """Our cameras as the network reads them, (V, 16) or (B, V, 16): c2w[:3, :4] row by row, fx, fy, cx, cy.
-
-    Axes change from +Y up to +Z up. Both worlds are the cube [-1, 1]^3, seen by the published cameras from distance 4 at 30 degrees, so
-    lengths stay.
-    """
-    pose = to_network(cameras.c2w[..., :3, :].transpose(-1, -2)).transpose(-1, -2)
-    return torch.cat([pose.flatten(-2), cameras.K], dim=-1)
 
 
 class Head(nn.Sequential):

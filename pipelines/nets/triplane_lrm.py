@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from ..data.cameras import Cameras
 from ..data.field import Field
 from ..data.progress import Tick, no_tick
+from ..ops.frames.triplane import network_cameras
 from .attention import Attention, LayerNorm, Linear, linear, merge_heads, split_heads, torch_attention
 from .dino import ImageEncoder
-from .triplane_field import Decoder, TriplaneField, network_cameras
+from .triplane_field import Decoder, TriplaneField
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The volume renderer the NeRF variants were trained with, number for number (InstantMesh section 3.2, stage 1; after EG3D).
 
-`pipelines.rendering` is how pictures are made; this one serves to compare with the published networks, and to train them on.
+`pipelines/rendering` is how pictures are made; this one serves to compare with the published networks, and to train them on.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops.volume import blur_weights, composite, sample_pdf
-from .triplane_field import TriplaneField, activate_color, activate_density, sample_planes, to_network
+from ..ops.frames.triplane import to_network
+from ..ops.volume_rendering import blur_weights, composite, sample_pdf
+from .triplane_field import TriplaneField, activate_color, activate_density, sample_planes
 
 _OUTSIDE = torch.finfo(torch.float32).min / 3
 

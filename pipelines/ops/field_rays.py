@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.field import Field
-from .volume import intersect_box, render_rays
+from .volume_rendering import intersect_box, render_rays
 
 POINTS_AT_ONCE = 1 << 18
 BISECTIONS = 10

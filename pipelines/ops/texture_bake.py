@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .mesh_raster import interpolate, rasterize_mesh
+from .mesh_raster.dispatch import interpolate, rasterize_mesh
 
 TEXELS_AT_ONCE = 1 << 20
 

@@ -17,14 +17,14 @@ from typing import Any, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from ..files import write_files
-from ..geolrm import PATCH, GeoLRM, NetworkForm
+from ..disk.atomic import write_files
+from ..disk.state_dicts import read_metadata, read_state_dict
 from ..nets.attention import Linear
 from ..nets.geo_transformer import LEVELS, Form
 from ..nets.geolrm import PROPOSAL, RECONSTRUCTION, GeoLRMConfig, ProposalNetwork, ReconstructionNetwork
-from .adapters import SETTINGS, load_strictly
+from ..reconstruction.geolrm.stages import PATCH, GeoLRM, NetworkForm
+from .lrm import SETTINGS, load_strictly
 from .mini_models import FOLDER, read_config
-from .readers import read_metadata, read_state_dict
 
 MINI_FILE = FOLDER / "geolrm_mini.safetensors"
 KIND = "geolrm"
@@ -52,7 +52,8 @@ def load_geolrm(path: str | Path, *, dtype: torch.dtype = torch.float32, reconst
         dtype: to store the transformers in (`cast_trunk`).  reconstruction_dtype: of the reconstruction network where it differs.
 
     Returns:
-        The networks. Where the file does not say how they are run, both forms are the paper's: see `geolrm_form` for deciding better.
+        The networks. Where the file does not say how they are run, both forms are the paper's: see `reconstruction.geolrm.choose_attention`
+        for deciding better.
 
     Raises:
         ValueError: a file that cannot be read, holds neither network, or lacks a part of one.

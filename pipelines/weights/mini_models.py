@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..cameras import preset_cameras
-from ..lrm import LRM
+from ..cameras.presets import preset_cameras
+from ..disk.state_dicts import read_metadata, read_state_dict
 from ..nets.elevation_head import ElevationHead, ElevationNet, fingerprint
 from ..nets.mini_lrm import MiniLRM
 from ..nets.mini_relief import ReliefNet
 from ..nets.mini_views import PatchCodec, QueryEncoder
 from ..nets.relief_guide import ReliefGuide
-from ..view_model import ViewModel
-from .readers import read_metadata, read_state_dict
+from ..reconstruction.lrm import LRM
+from ..view_generation.model import ViewModel
 
 FOLDER = Path(__file__).resolve().parent / "mini"
 VIEWS, LRM_FILE = FOLDER / "views_mini.safetensors", FOLDER / "lrm_mini.safetensors"

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..disk.state_dicts import read_state_dict
 from ..nets.zero123plus import ClipConditioner, VaeCodec
-from ..view_model import NoiseSchedule, ViewModel
-from .readers import read_state_dict
+from ..view_generation.model import NoiseSchedule, ViewModel
 
 GREY = (127 / 255, 127 / 255, 127 / 255)
 WHITE = (1.0, 1.0, 1.0)

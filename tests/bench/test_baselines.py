@@ -7,10 +7,11 @@ import pytest
 import torch
 from lathe.bench import baselines, common, scenes
 from lathe.pipelines import metrics
-from lathe.pipelines.cameras import posed_cameras, preset_cameras
+from lathe.pipelines.cameras.orbits import posed_cameras
+from lathe.pipelines.cameras.presets import preset_cameras
 from lathe.pipelines.data.mesh import Mesh
-from lathe.pipelines.ops import camera_math
-from lathe.pipelines.rendering import render_mesh
+from lathe.pipelines.ops import camera_math, mesh_sampling
+from lathe.pipelines.rendering.mesh import render_mesh
 
 RADIUS = 0.6
 
@@ -110,4 +111,4 @@ def test_scene_of_a_bench_object():
     # white behind the object
     assert torch.equal(scene.orbit.images[:, :, 0, 0], torch.ones(21, 3))
     hull = baselines.visual_hull_mesh(scene.six.images, scene.six.masks, scene.six.cameras, 48)
-    assert metrics.surface_scores(metrics.sample_surface(hull, 4096, 0), scene.surface)["fscore_0.1"] > 0.8
+    assert metrics.surface_scores(mesh_sampling.sample_surface(hull, 4096, 0), scene.surface)["fscore_0.1"] > 0.8

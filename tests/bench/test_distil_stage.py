@@ -8,9 +8,10 @@ import torch
 from lathe.bench import oracle_priors
 from lathe.bench.oracle_priors import FOV, RADIUS, Oracle, TrueViews, oracle_prior
 from lathe.bench.quality_stages import distil
-from lathe.pipelines.cameras import posed_cameras
-from lathe.pipelines.distil_settings import DistilPreset, FieldShape, March, NovelCameras, load_distil_preset
-from lathe.pipelines.distil_views import ReferenceView, random_cameras
+from lathe.pipelines.cameras.orbits import posed_cameras
+from lathe.pipelines.distillation.cameras_and_shading import ReferenceView, random_cameras
+from lathe.pipelines.distillation.settings import DistilPreset, March, NovelCameras, load_distil_preset
+from lathe.pipelines.nets.distil_net import FieldShape
 from lathe.pipelines.ops.camera_math import relative_pose
 from lathe.training.objects import BUNDLED, load_object, split
 

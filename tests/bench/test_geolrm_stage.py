@@ -9,10 +9,10 @@ import pytest
 import torch
 from lathe.bench import common, quality, scenes
 from lathe.bench.quality_stages import geolrm
-from lathe.pipelines.geolrm import to_splats
-from lathe.pipelines.geolrm_views import network_cameras
 from lathe.pipelines.nets.geolrm import cube_points
-from lathe.pipelines.rendering import render_splats
+from lathe.pipelines.ops.frames.geolrm import network_cameras
+from lathe.pipelines.reconstruction.geolrm.stages import to_splats
+from lathe.pipelines.rendering.splats import render_splats
 
 KEY = "scopia/vase3"
 TINY = Path(__file__).parents[1] / "data" / "geolrm_tiny_tokens.safetensors"

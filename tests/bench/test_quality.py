@@ -8,7 +8,7 @@ import pytest
 import torch
 from lathe.bench import baselines, common, quality, reconstruct, retrieval, scenes
 from lathe.bench.quality_stages import meshes
-from lathe.pipelines.rendering import render_mesh
+from lathe.pipelines.rendering.mesh import render_mesh
 from lathe.training.objects import load_object
 from lathe.training.rendered import framed
 
@@ -119,8 +119,8 @@ def test_retrieval_finds_its_own_object_and_its_mirror_image(monkeypatch):
 
 def test_one_picture_to_a_mesh_joins_the_picture_to_its_views(monkeypatch, scene, truth):
     """With the true views in the place of the imagined ones: the picture's camera is found, and all seven views agree."""
-    from lathe.pipelines.lrm import LRM
     from lathe.pipelines.nets.mini_lrm import MiniLRM
+    from lathe.pipelines.reconstruction.lrm import LRM
 
     model = SimpleNamespace(view_size=64, background=(1.0, 1.0, 1.0), camera_preset="zero123plus_v1.2", mask_method="plain_background")
     seen = []

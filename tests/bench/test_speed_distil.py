@@ -7,7 +7,8 @@ import pytest
 import torch
 from lathe.bench.speed_cases import distil
 from lathe.bench.speed_cases.random_diffusion import RandomDiffusion
-from lathe.pipelines.distil_settings import DistilPreset, FieldShape, March, load_distil_preset
+from lathe.pipelines.distillation.settings import DistilPreset, March, load_distil_preset
+from lathe.pipelines.nets.distil_net import FieldShape
 
 CPU = torch.device("cpu")
 

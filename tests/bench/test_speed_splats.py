@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from lathe.bench.speed_cases import splat_fit, splats
-from lathe.pipelines.ops import splat_raster
-from lathe.pipelines.ops.backends import splat_numba, splat_torch
-from lathe.pipelines.ops.splat_projection import project
-from lathe.pipelines.splat_fit import load_fit_preset, with_changes
+from lathe.pipelines.ops.splat_raster import dispatch, numba_form, torch_form
+from lathe.pipelines.ops.splat_raster.projection import project
+from lathe.pipelines.splats.fit import with_changes
+from lathe.pipelines.splats.fit_settings import load_fit_preset
 
 
 def test_about_twenty_gaussians_reach_a_pixel() -> None:
@@ -25,7 +25,7 @@ def test_the_report_ends_in_json_with_ratios(monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(splats, "SIZES", ((300, 24), (400, 24), (500, 24)))
     monkeypatch.setattr(splats, "GROWTH", {"views": [(200, 16, 1), (200, 16, 2)]})
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    monkeypatch.setattr(splat_raster, "backend_for", splat_raster.backend_for)
+    monkeypatch.setattr(dispatch, "backend_for", dispatch.backend_for)
     results = {"ours, 1 thread": splats.work("ours"), "torch, 1 thread": splats.work("obvious")}
     fits = {"fast": {"seconds": 299.0, "cpu_seconds": 40.0, "steps": 500, "psnr_of_the_views": 30.0}}
     assert splats.report(results, fits, {}, None) == 0
@@ -54,10 +54,10 @@ def test_a_claim_that_does_not_hold_is_the_exit_status(capsys: pytest.CaptureFix
 def test_a_whole_fit_sees_sixteen_views_with_the_rasteriser_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splat_fit, "CASES", {"fast": (64, "cpu", "numba", 300.0)})
     monkeypatch.setattr(splat_fit, "load_fit_preset", lambda name: with_changes(load_fit_preset(name), steps=4, points=2000))
-    monkeypatch.setattr(splat_fit, "backend_for", lambda kind: splat_numba)
+    monkeypatch.setattr(splat_fit, "backend_for", lambda kind: numba_form)
     made = splats.work("fit fast")
     assert (made["views"], made["pixels"], made["steps"]) == (16, 64, 4) and made["gaussians"] > 1000
     assert 0 < made["seconds"] < 300 and made["psnr_of_the_views"] > 15
-    monkeypatch.setattr(splat_fit, "backend_for", lambda kind: splat_torch)
+    monkeypatch.setattr(splat_fit, "backend_for", lambda kind: torch_form)
     with pytest.raises(RuntimeError, match="numba does not work here; torch took its place"):
         splats.work("fit fast")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from lathe.bench import common, quality, scenes, warps
 from lathe.bench.quality_stages import loss_ablation, renoise_round, report, splat_fit
-from lathe.pipelines.splat_fit import load_fit_preset, with_changes
+from lathe.pipelines.splats.fit import fit_splats, with_changes
+from lathe.pipelines.splats.fit_settings import load_fit_preset
 
 KEY = "scopia/vase3"
 ARGUMENTS = argparse.Namespace(objects=common.BENCH_OBJECTS, meshes=None, all=False)
@@ -98,7 +99,7 @@ def test_a_fit_that_fails_is_scored_as_an_empty_picture(monkeypatch, capsys, sma
 def test_inconsistent_views(monkeypatch, capsys, tmp_path, small):
     """Both halves give their numbers; the stages' losses differ in nothing but the weights."""
     used = []
-    fit = loss_ablation.fit_splats
+    fit = fit_splats
 
     def spy(*views, settings, **others):
         used.append((views, settings))

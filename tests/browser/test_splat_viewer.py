@@ -3,7 +3,7 @@
 import pytest
 from comfy_page import ComfyPage, new_tab
 from handed import letter_splats
-from lathe.pipelines.splat_files import save_splats
+from lathe.pipelines.formats.splats import save_splats
 from PIL import Image
 from shared_server import Graph, shared_server
 

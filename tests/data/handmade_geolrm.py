@@ -5,9 +5,9 @@ Each cell's latent holds the mean over the views of the colour at its projection
 """
 
 import torch
-from lathe.pipelines.geolrm import GeoLRM
 from lathe.pipelines.nets.dino import IMAGE_MEAN, IMAGE_STD
 from lathe.pipelines.nets.geolrm import GeoLRMConfig, ProposalNetwork, ReconstructionNetwork
+from lathe.pipelines.reconstruction.geolrm.stages import GeoLRM
 
 SIZES = {"dim": 96, "layers": 1, "heads": 1, "vit": (16, 1, 1), "feature_dim": 8, "samples": 1, "grid": 24}
 CONSTANT, COLOR = 40, 50  # channels of a latent: a large constant, and three of colour

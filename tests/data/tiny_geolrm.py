@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from data.seeded_weights import seed_module_, seeded_input
-from lathe.pipelines.geolrm import GeoLRM, NetworkForm
 from lathe.pipelines.nets.geolrm import GeoLRMConfig, ProposalNetwork, ReconstructionNetwork
+from lathe.pipelines.reconstruction.geolrm.stages import GeoLRM, NetworkForm
 
 PROPOSAL = GeoLRMConfig(dim=48, layers=2, heads=4, vit=(32, 2, 2), feature_dim=16, samples=4, grid=16, token_cells=4)
 RECONSTRUCTION = GeoLRMConfig(dim=96, layers=2, heads=4, vit=(32, 2, 2), feature_dim=16, samples=4, grid=16, gaussians=4)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from data.seeded_weights import seeded_array
-from lathe.pipelines import view_model as vm
 from lathe.pipelines.nets import zero123plus as parts
+from lathe.pipelines.view_generation import model as vm
 from lathe.pipelines.weights import zero123plus as weights
 
 DATA = Path(__file__).resolve().parent

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from lathe.pipelines.disk import state_dicts
 from lathe.pipelines.nets.elevation_head import ElevationHead, fingerprint, frame_pictures, orbit_features, spread_frames
 from lathe.pipelines.weights import mini_models
 from safetensors.torch import load_file, save_file
@@ -16,7 +17,7 @@ def net():
 
 def rewritten(path, **changes):
     """The bundled file with other settings in its header."""
-    config = json.loads(mini_models.read_metadata(mini_models.ELEVATION)["lathe_config"])
+    config = json.loads(state_dicts.read_metadata(mini_models.ELEVATION)["lathe_config"])
     save_file(load_file(mini_models.ELEVATION), path, metadata={"lathe_config": json.dumps({**config, **changes})})
     return path
 

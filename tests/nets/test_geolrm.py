@@ -7,12 +7,12 @@ import pytest
 import torch
 from data.tiny_geolrm import golden, golden_images, tiny_nets
 from data.tiny_lrm import worst
-from lathe.pipelines.geolrm import choose_tokens
 from lathe.pipelines.nets import geolrm as nets
 from lathe.pipelines.nets.attention import torch_attention
 from lathe.pipelines.nets.dino import IMAGE_MEAN, IMAGE_STD
 from lathe.pipelines.nets.dinov2 import DinoV2
 from lathe.pipelines.nets.geo_transformer import Geometry
+from lathe.pipelines.reconstruction.geolrm.stages import choose_tokens
 from lathe.pipelines.weights.geolrm import BACKBONE_NAMES
 
 MANIFESTS = Path(__file__).resolve().parents[1] / "data" / "manifests"

@@ -7,8 +7,8 @@ from lathe.pipelines.data.field import Field
 from lathe.pipelines.nets.mini_heads import PosedViews, activate_density, density_to_sdf_
 from lathe.pipelines.nets.mini_lrm import MiniLRM, network_volume
 from lathe.pipelines.nets.projected_field import ProjectedField
-from lathe.pipelines.nets.triplane_field import to_network
 from lathe.pipelines.ops import camera_math
+from lathe.pipelines.ops.frames.triplane import to_network
 
 
 def views(count: int = 6) -> tuple[torch.Tensor, torch.Tensor, Cameras]:

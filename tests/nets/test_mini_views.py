@@ -1,7 +1,7 @@
 """The mini view model's small parts: the linear codec, the query encoder, the relief network and its guide."""
 
 import torch
-from lathe.pipelines.cameras import preset_cameras
+from lathe.pipelines.cameras.presets import preset_cameras
 from lathe.pipelines.nets.mini_relief import ReliefNet
 from lathe.pipelines.nets.mini_views import PatchCodec, QueryEncoder
 from lathe.pipelines.nets.relief_guide import ReliefGuide

@@ -10,18 +10,11 @@ import torch
 from data.seeded_weights import seed_module_, seeded_array, seeded_input
 from data.tiny_lrm import TINY, golden, tiny_net, worst
 from lathe.pipelines.data.field import Field
-from lathe.pipelines.nets.triplane_field import (
-    Decoder,
-    TriplaneField,
-    activate_density,
-    repair_empty,
-    sample_planes,
-    to_network,
-    to_world,
-)
+from lathe.pipelines.nets.triplane_field import Decoder, TriplaneField, activate_density, repair_empty, sample_planes
 from lathe.pipelines.nets.triplane_lrm import PUBLISHED
 from lathe.pipelines.nets.triplane_render import Draws, render_rays_as_trained
 from lathe.pipelines.ops.flexicubes import flexicubes, grid_cubes
+from lathe.pipelines.ops.frames.triplane import to_network, to_world
 
 
 def field_of(kind, sharper=1.0):

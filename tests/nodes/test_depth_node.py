@@ -4,13 +4,14 @@ import types
 
 import pytest
 import torch
-from lathe.nodes import depth, host
-from lathe.pipelines.depth_estimation import available
+from lathe.nodes import depth
+from lathe.nodes.core import folders
+from lathe.pipelines.images.depth_estimation import available
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(host, "model_folders", lambda: [tmp_path])
+    monkeypatch.setattr(folders, "model_folders", lambda: [tmp_path])
     monkeypatch.setattr(depth.LatheEstimateDepth, "hidden", types.SimpleNamespace(unique_id="1"), raising=False)
     return tmp_path
 

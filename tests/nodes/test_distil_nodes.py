@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from lathe.nodes import distil, distil_files, host, sockets, splat_sockets
-from lathe.pipelines import distil_settings
-from lathe.pipelines.cameras import posed_cameras
+from lathe.nodes import distil, distil_files
+from lathe.nodes.core import files, folders, progress
+from lathe.nodes.core.mesh import from_core_mesh, to_core_mesh
+from lathe.nodes.core.splat import from_core_splat, to_core_splat
+from lathe.pipelines.cameras.orbits import posed_cameras
 from lathe.pipelines.data.mesh import Mesh
-from lathe.pipelines.distil_settings import DistilPreset, FieldShape, LossWeights, March
-from lathe.pipelines.fit_targets import FitBroken
-from lathe.pipelines.meshing import marching_cubes
-from lathe.pipelines.splat_start import start_at_centre
+from lathe.pipelines.distillation import settings
+from lathe.pipelines.distillation.settings import DistilPreset, LossWeights, March
+from lathe.pipelines.fitting.loop import FitBroken
+from lathe.pipelines.meshes.extract import marching_cubes
+from lathe.pipelines.nets.distil_net import FieldShape
+from lathe.pipelines.splats.start import start_at_centre
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ball_prior import BallPrior, ball_views  # noqa: E402
@@ -28,19 +32,19 @@ SHAPE = FieldShape(levels=3, log2_size=10, base=4, finest=16, hidden=8, layers=1
 
 @pytest.fixture(autouse=True)
 def small_preset(monkeypatch, tmp_path):
-    host.register_model_folder()
+    folders.register_model_folder()
     weights = LossWeights(rgb=100, mask=30)
-    mini = distil_settings.load_distil_preset("mini")
+    mini = settings.load_distil_preset("mini")
     small = DistilPreset(
         mini.title, mini.source,
         replace(mini.coarse, field=SHAPE, weights=weights, march=March(0.08, 12, 8, 0.8, 1.0)),
         replace(mini.fine, grid=10, band=0.0, weights=weights, color=SHAPE, color_start=5),
         replace(mini.splat, points=60, weights=weights),
     )  # fmt: skip
-    monkeypatch.setattr(distil_settings, "load_distil_preset", lambda name: small)
+    monkeypatch.setattr(settings, "load_distil_preset", lambda name: small)
     for node in [*distil.NODES, *distil_files.NODES]:
         monkeypatch.setattr(node, "hidden", types.SimpleNamespace(unique_id="1"), raising=False)
-    monkeypatch.setattr(host.folder_paths, "get_output_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(files.folder_paths, "get_output_directory", lambda: str(tmp_path))
 
 
 def picture() -> dict:
@@ -97,19 +101,19 @@ def test_a_run_that_was_saved_goes_on(monkeypatch):
 
 def test_a_mesh_starts_from_a_mesh_or_a_field_and_has_a_texture():
     mesh, turntable, _, kept = run(
-        distil.LatheDistilMesh, start=sockets.to_core_mesh([ball_mesh()]), prior=BallPrior(), **MESH, **picture()
+        distil.LatheDistilMesh, start=to_core_mesh([ball_mesh()]), prior=BallPrior(), **MESH, **picture()
     )
-    (made,) = sockets.from_core_mesh(mesh)
+    (made,) = from_core_mesh(mesh)
     assert made.uvs is not None and made.texture.shape[0] == 512 and len(turntable) == 12 and kept.stage == "Distil Mesh"
     (field,), *_ = run(distil.LatheDistilField, prior=BallPrior(), **{**LOOP, "steps": 40}, **picture())
     mesh = run(distil.LatheDistilMesh, start=[field], prior=BallPrior(), **{**MESH, "surface": "flexicubes", "grid": 16}, **picture())[0]
-    assert len(sockets.from_core_mesh(mesh)[0].faces) > 20
+    assert len(from_core_mesh(mesh)[0].faces) > 20
     with pytest.raises(ValueError, match="one asset at a time, but 2 arrived at start"):
-        run(distil.LatheDistilMesh, start=sockets.to_core_mesh([ball_mesh()] * 2), prior=BallPrior(), **MESH, **picture())
+        run(distil.LatheDistilMesh, start=to_core_mesh([ball_mesh()] * 2), prior=BallPrior(), **MESH, **picture())
 
 
 def test_a_surface_that_vanishes_leaves_the_last_good_mesh(monkeypatch, caplog):
-    from lathe.pipelines.distil_surface import TetGrid
+    from lathe.pipelines.distillation.surface import TetGrid
 
     def vanish(self):
         nonlocal calls
@@ -121,18 +125,18 @@ def test_a_surface_that_vanishes_leaves_the_last_good_mesh(monkeypatch, caplog):
 
     calls, surface = 0, TetGrid.surface
     monkeypatch.setattr(TetGrid, "surface", vanish)
-    mesh, _, _, kept = run(distil.LatheDistilMesh, start=sockets.to_core_mesh([ball_mesh()]), prior=BallPrior(), **MESH, **picture())
+    mesh, _, _, kept = run(distil.LatheDistilMesh, start=to_core_mesh([ball_mesh()]), prior=BallPrior(), **MESH, **picture())
     assert kept.steps < 3 and "the last good mesh is kept" in caplog.text
-    assert sockets.from_core_mesh(mesh)[0].texture is not None
+    assert from_core_mesh(mesh)[0].texture is not None
 
 
 def test_splats_come_out_from_nothing_from_splats_and_from_a_mesh():
     splat, turntable, _, kept = run(distil.LatheDistilSplat, prior=BallPrior(), points=0, **LOOP, **picture())
-    assert 0 < len(splat_sockets.from_core_splat(splat)[0]) <= 60 and len(turntable) == 12 and kept.stage == "Distil Splat"
-    given = splat_sockets.to_core_splat([start_at_centre(20, 0)])
-    assert len(splat_sockets.from_core_splat(run(distil.LatheDistilSplat, prior=BallPrior(), start=given, points=0, **LOOP)[0])[0]) == 20
-    core = sockets.to_core_mesh([ball_mesh()])
-    assert len(splat_sockets.from_core_splat(run(distil.LatheDistilSplat, prior=BallPrior(), start=core, points=40, **LOOP)[0])[0]) == 40
+    assert 0 < len(from_core_splat(splat)[0]) <= 60 and len(turntable) == 12 and kept.stage == "Distil Splat"
+    given = to_core_splat([start_at_centre(20, 0)])
+    assert len(from_core_splat(run(distil.LatheDistilSplat, prior=BallPrior(), start=given, points=0, **LOOP)[0])[0]) == 20
+    core = to_core_mesh([ball_mesh()])
+    assert len(from_core_splat(run(distil.LatheDistilSplat, prior=BallPrior(), start=core, points=40, **LOOP)[0])[0]) == 40
 
 
 def test_a_prior_that_fails_for_good_costs_nothing_that_was_reached(caplog):
@@ -147,20 +151,20 @@ def test_a_prior_that_fails_for_good_costs_nothing_that_was_reached(caplog):
 def test_cancel_gives_the_last_good_state(monkeypatch, node):
     def tick(step, total, preview=None):
         if (step, total) == (2, LOOP["steps"]):  # of the loop, not of what prepares its start
-            raise host.mm.InterruptProcessingException
+            raise progress.mm.InterruptProcessingException
 
-    monkeypatch.setattr(host, "tick_for", lambda node: tick)
-    extra = {"LatheDistilMesh": {**MESH, "start": sockets.to_core_mesh([ball_mesh()])}, "LatheDistilSplat": {**LOOP, "points": 0}}
+    monkeypatch.setattr(progress, "tick_for", lambda node: tick)
+    extra = {"LatheDistilMesh": {**MESH, "start": to_core_mesh([ball_mesh()])}, "LatheDistilSplat": {**LOOP, "points": 0}}
     try:
         out = run(node, prior=BallPrior(), **extra.get(node.__name__, LOOP), **picture())
-        assert host.mm.interrupt_processing and out[3].steps == 2
+        assert progress.mm.interrupt_processing and out[3].steps == 2
     finally:
-        host.mm.interrupt_current_processing(False)
+        progress.mm.interrupt_current_processing(False)
 
 
 @pytest.mark.parametrize("node", distil.NODES)
 def test_two_runs_in_a_row_free_their_memory(node):
-    extra = {"LatheDistilMesh": {**MESH, "start": sockets.to_core_mesh([ball_mesh()])}, "LatheDistilSplat": {**LOOP, "points": 0}}
+    extra = {"LatheDistilMesh": {**MESH, "start": to_core_mesh([ball_mesh()])}, "LatheDistilSplat": {**LOOP, "points": 0}}
 
     def held_after_a_run(keep: list) -> int:
         keep.append(run(node, prior=BallPrior(), **extra.get(node.__name__, LOOP), **picture()))

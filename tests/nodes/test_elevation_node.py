@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lathe.nodes import host
+from lathe.nodes.core import progress
 from lathe.nodes.elevation import LatheEstimateElevation
-from lathe.pipelines.cameras import orbit_cameras
+from lathe.pipelines.cameras.elevation import METHODS
+from lathe.pipelines.cameras.orbits import orbit_cameras
 from lathe.pipelines.data.mesh import Mesh
-from lathe.pipelines.elevation import METHODS
-from lathe.pipelines.rendering import render_mesh
+from lathe.pipelines.rendering.mesh import render_mesh
 
 
 def frames(degrees):
@@ -23,7 +23,7 @@ def frames(degrees):
 
 @pytest.fixture
 def run(monkeypatch):
-    monkeypatch.setattr(host, "tick_for", lambda node: lambda step, total, preview=None: None)
+    monkeypatch.setattr(progress, "tick_for", lambda node: lambda step, total, preview=None: None)
 
     def execute(images, masks, method="silhouettes", cameras=None):
         with torch.inference_mode():

@@ -8,12 +8,16 @@ import folder_paths
 import pytest
 import torch
 from data.tiny_geolrm import tiny_model, tiny_state
-from lathe.nodes import geolrm, host, sockets, splat_sockets, voxel_sockets
+from lathe.nodes import geolrm
+from lathe.nodes.core import folders, memory, progress
+from lathe.nodes.core.schema import VOXEL
+from lathe.nodes.core.splat import from_core_splat
+from lathe.nodes.core.voxel import to_core_voxel
 from lathe.nodes.geolrm import LatheLoadGeoLRM, LatheProposeVoxels, LatheReconstructSplats
-from lathe.pipelines import geolrm as stage
-from lathe.pipelines import geolrm_form
-from lathe.pipelines.cameras import orbit_cameras
-from lathe.pipelines.geolrm import NetworkForm
+from lathe.pipelines.cameras.orbits import orbit_cameras
+from lathe.pipelines.reconstruction.geolrm import attention_verdicts, calibration, choose_attention, occupancy_score
+from lathe.pipelines.reconstruction.geolrm import stages as stage
+from lathe.pipelines.reconstruction.geolrm.stages import NetworkForm
 from lathe.pipelines.weights import geolrm as files
 
 CAMERAS = orbit_cameras(3, elevation=20)
@@ -23,8 +27,8 @@ LOAD = {"proposal_form": "auto", "reconstruction_form": "auto", "precision": "au
 
 @pytest.fixture(autouse=True)
 def running_nodes(monkeypatch, tmp_path):
-    host.register_model_folder()
-    monkeypatch.setattr(host, "model_folders", lambda: [tmp_path])
+    folders.register_model_folder()
+    monkeypatch.setattr(folders, "model_folders", lambda: [tmp_path])
     monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path / "user"))
     for node in geolrm.NODES:
         monkeypatch.setattr(node, "hidden", types.SimpleNamespace(unique_id="1"), raising=False)
@@ -73,7 +77,7 @@ def propose(model, images, masks=None, cameras=CAMERAS, threshold=0.5):
 
 def reconstruct(model, voxel, images, masks=None, cameras=CAMERAS, **changes):
     (splat,) = run(LatheReconstructSplats, geolrm=model, voxel=voxel, images=images, cameras=cameras, masks=masks, **{**CHOICE, **changes})
-    return splat_sockets.from_core_splat(splat)
+    return from_core_splat(splat)
 
 
 def test_a_batch_goes_from_views_through_voxels_to_splats(own_file):
@@ -89,14 +93,14 @@ def test_a_batch_goes_from_views_through_voxels_to_splats(own_file):
     assert voxel.lathe_extents == pytest.approx([4 / 1.5 * 0.5 * 16 / 15] * 2)
     both = reconstruct(model, voxel, images, masks)
     assert len(both) == 2 and all(0 < len(splats) <= 64 * 4 for splats in both)
-    one = voxel_sockets.to_core_voxel(voxel.data[1:], voxel.lathe_extents[1:])
+    one = to_core_voxel(voxel.data[1:], voxel.lathe_extents[1:])
     alone = reconstruct(model, one, images[3:], masks[3:])[0]
     assert torch.equal(alone.positions, both[1].positions)
 
 
 def test_the_splats_are_shown_from_the_first_camera(own_file, monkeypatch):
     ticks = []
-    monkeypatch.setattr(host, "tick_for", lambda node: lambda step, total, preview=None: ticks.append(preview))
+    monkeypatch.setattr(progress, "tick_for", lambda node: lambda step, total, preview=None: ticks.append(preview))
     model, _ = load(own_file)
     images, masks = pictures()
     reconstruct(model, propose(model, images, masks)[0], images, masks)
@@ -121,7 +125,7 @@ def test_reconstruction_takes_the_proposed_cells_exactly(own_file, monkeypatch):
 
 
 def geolrm_splats():
-    from lathe.pipelines.splat_start import start_at_centre
+    from lathe.pipelines.splats.start import start_at_centre
 
     return start_at_centre(5, 0)
 
@@ -147,30 +151,30 @@ def test_grids_of_other_nodes_are_brought_onto_the_networks(own_file):
 
 def test_a_fit_starts_where_the_proposed_cells_are():
     from lathe.nodes.splats import starts_in
-    from lathe.pipelines.splat_fit import load_fit_preset
+    from lathe.pipelines.splats.fit_settings import load_fit_preset
 
     data = torch.zeros(1, 16, 16, 16)
     data[0, 3, 5, 9] = 0.9
-    (start,) = starts_in(voxel_sockets.to_core_voxel(data, [1.4]), 1, load_fit_preset("fast"), 0, 0.6)
+    (start,) = starts_in(to_core_voxel(data, [1.4]), 1, load_fit_preset("fast"), 0, 0.6)
     assert start.positions[0].tolist() == pytest.approx([1.4 * (2 * (i + 0.5) / 16 - 1) for i in (9, 5, 3)], abs=1e-5)
 
 
 def test_the_bundled_mini_model_finds_the_calibration_object_and_says_its_forms():
     """And auto, which the header spares it, would have named the proposal's form, and left the reconstruction's open: it hardly matters."""
     assert files.MINI_FILE.is_file()
-    model, report = load(host.MINI)
+    model, report = load(folders.MINI)
     assert report.count("the file says so") == 2
-    seen = geolrm_form.calibration_views()
+    seen = calibration.calibration_views()
     images = seen.images.movedim(1, -1) + (1 - seen.masks.movedim(1, -1))
     voxel, _ = propose(model, images, seen.masks[:, 0], seen.cameras)
-    found = geolrm_form.occupancy_score(voxel.data[0], voxel.lathe_extents[0], seen.masks, seen.cameras)
+    found = occupancy_score.occupancy_score(voxel.data[0], voxel.lathe_extents[0], seen.masks, seen.cameras)
     assert found.score > 0.5
     (splats,) = reconstruct(model, voxel, images, seen.masks[:, 0], seen.cameras, tokens=4096)
     assert len(splats) > 1000 and float(splats.positions.abs().max()) < 1.2
-    proposal = geolrm_form.choose_proposal(model.model)
+    proposal = choose_attention.choose_proposal(model.model)
     assert proposal.decided and proposal.chosen == model.model.propose_as
     assert max(proposal.scores[:2]) > 0.8 and proposal.scores[2] < 0.3
-    reconstruction = geolrm_form.choose_reconstruction(model.model, geolrm_form.own_cells(model.model))
+    reconstruction = choose_attention.choose_reconstruction(model.model, choose_attention.own_cells(model.model))
     assert not reconstruction.decided and reconstruction.chosen == model.model.reconstruct_as
     assert max(reconstruction.scores) - min(reconstruction.scores) < 1 and min(reconstruction.scores) > 18
 
@@ -178,7 +182,7 @@ def test_the_bundled_mini_model_finds_the_calibration_object_and_says_its_forms(
 def test_the_budget_bounds_a_grid_that_is_full(own_file, caplog):
     model, _ = load(own_file)
     images, masks = pictures()
-    full = voxel_sockets.to_core_voxel(torch.ones(1, 16, 16, 16), [4 / 1.5 * 0.5 * 16 / 15])
+    full = to_core_voxel(torch.ones(1, 16, 16, 16), [4 / 1.5 * 0.5 * 16 / 15])
     counted = reconstruct(model, full, images, masks, tokens=100)[0]
     assert len(counted) <= 400
     again, other = (reconstruct(model, full, images, masks, tokens=100, seed=seed)[0] for seed in (0, 1))
@@ -216,7 +220,7 @@ def test_a_file_with_one_network(tmp_path):
 def test_memory_is_estimated_before_anything_starts(own_file, monkeypatch):
     model, _ = load(own_file)
     images, masks = pictures()
-    monkeypatch.setattr(host, "memory_left", lambda *where: 1 << 20)
+    monkeypatch.setattr(memory, "memory_left", lambda *where: 1 << 20)
     monkeypatch.setattr(model.nets["proposal"], "use", lambda need: pytest.fail("moved"))
     with pytest.raises(ValueError, match=r"proposal network with 3 views of 112 pixels and 64 tokens takes about .* Give fewer views"):
         propose(model, images, masks)
@@ -247,14 +251,14 @@ def test_auto_looks_once_and_remembers(published_file, tmp_path, monkeypatch):
         def verdict(model, *, tick, **how):
             looked.append(part)
             assert part == "proposal" or how["cells"] == "cells" and model.propose_as == NetworkForm("heads", 0.5)
-            return geolrm_form.Verdict(NetworkForm("heads", 0.5), decided, f"{part}: heads (test)", (0.1, 0.1, 0.9))
+            return attention_verdicts.Verdict(NetworkForm("heads", 0.5), decided, f"{part}: heads (test)", (0.1, 0.1, 0.9))
 
         return verdict
 
-    monkeypatch.setattr(geolrm_form, "own_cells", lambda model, **how: "cells")
+    monkeypatch.setattr(choose_attention, "own_cells", lambda model, **how: "cells")
 
-    monkeypatch.setattr(geolrm_form, "choose_proposal", choose("proposal", True))
-    monkeypatch.setattr(geolrm_form, "choose_reconstruction", choose("reconstruction", False))
+    monkeypatch.setattr(choose_attention, "choose_proposal", choose("proposal", True))
+    monkeypatch.setattr(choose_attention, "choose_reconstruction", choose("reconstruction", False))
     model, report = load(published_file)
     assert looked == ["proposal", "reconstruction"] and "proposal: heads (test)" in report
     assert model.model.propose_as == model.model.reconstruct_as == NetworkForm("heads", 0.5)
@@ -288,9 +292,9 @@ def test_a_wrong_form_that_is_forced_works_and_warns(own_file, caplog):
 
 def test_a_form_that_an_earlier_look_speaks_against_warns(published_file, tmp_path, caplog):
     """The file says nothing; what auto found out about it before does. The network that is not forced keeps the verdict."""
-    memory = geolrm_form.FormMemory(host.remembered(geolrm.MEMORY_FILE))
-    heads = geolrm_form.Verdict(NetworkForm("heads", 0.5), True, "heads, as seen", (0.1, 0.1, 2.0))
-    memory.keep(geolrm_form.file_hash(tmp_path / published_file), {"proposal": heads, "reconstruction": heads})
+    memory = attention_verdicts.FormMemory(folders.remembered(geolrm.MEMORY_FILE))
+    heads = attention_verdicts.Verdict(NetworkForm("heads", 0.5), True, "heads, as seen", (0.1, 0.1, 2.0))
+    memory.keep(attention_verdicts.file_hash(tmp_path / published_file), {"proposal": heads, "reconstruction": heads})
     with caplog.at_level(logging.WARNING):
         model, report = load(published_file, proposal_form="tokens")
     assert "proposal: tokens, scale 0.5, as asked; these weights expect heads, so the result will be worse" in report
@@ -299,17 +303,17 @@ def test_a_form_that_an_earlier_look_speaks_against_warns(published_file, tmp_pa
 
 
 def test_a_form_that_did_as_well_as_another_is_forced_without_a_warning(published_file, tmp_path, caplog):
-    memory = geolrm_form.FormMemory(host.remembered(geolrm.MEMORY_FILE))
-    found = geolrm_form.Verdict(NetworkForm("tokens", 0.5), True, "tokens, as seen", (20.0, 20.3, 12.0))
-    unsure = geolrm_form.Verdict(NetworkForm("tokens", 0.5), False, "tokens, the paper's", (20.0, 20.3, 20.1))
-    memory.keep(geolrm_form.file_hash(tmp_path / published_file), {"proposal": found, "reconstruction": unsure})
+    memory = attention_verdicts.FormMemory(folders.remembered(geolrm.MEMORY_FILE))
+    found = attention_verdicts.Verdict(NetworkForm("tokens", 0.5), True, "tokens, as seen", (20.0, 20.3, 12.0))
+    unsure = attention_verdicts.Verdict(NetworkForm("tokens", 0.5), False, "tokens, the paper's", (20.0, 20.3, 20.1))
+    memory.keep(attention_verdicts.file_hash(tmp_path / published_file), {"proposal": found, "reconstruction": unsure})
     with caplog.at_level(logging.WARNING):
         _, report = load(published_file, proposal_form="tokens, scale 1", reconstruction_form="heads")
     assert report.splitlines()[1:] == ["proposal: tokens, scale 1, as asked", "reconstruction: heads, as asked"] and not caplog.text
 
 
 def test_a_file_loads_where_memory_is_too_short_for_a_look(published_file, monkeypatch, caplog):
-    monkeypatch.setattr(host, "memory_left", lambda *where: 1 << 20)
+    monkeypatch.setattr(memory, "memory_left", lambda *where: 1 << 20)
     with caplog.at_level(logging.WARNING):
         model, report = load(published_file)
     for part in ("proposal", "reconstruction"):
@@ -317,7 +321,7 @@ def test_a_file_loads_where_memory_is_too_short_for_a_look(published_file, monke
     assert report.count("choose another form yourself in Load GeoLRM") == 2 and "token budget" not in report and "MiB" not in report
     assert "could not be tried" in caplog.text and model.model.propose_as == model.model.reconstruct_as == NetworkForm("tokens", 0.5)
     looked = []
-    again = geolrm_form.not_looked_at("proposal", "again")
+    again = attention_verdicts.not_looked_at("proposal", "again")
     monkeypatch.setattr(geolrm.LoadedGeoLRM, "_look", lambda self, part, tick: looked.append(part) or again)
     load(published_file)
     assert looked == ["proposal", "reconstruction"]
@@ -339,7 +343,7 @@ def test_cancel_stops_within_a_layer(own_file, monkeypatch):
 
         return tick
 
-    monkeypatch.setattr(host, "tick_for", tick_for)
+    monkeypatch.setattr(progress, "tick_for", tick_for)
     with pytest.raises(Cancelled):
         propose(model, images, masks)
     assert steps[-1] == (4, 9)
@@ -347,10 +351,10 @@ def test_cancel_stops_within_a_layer(own_file, monkeypatch):
 
 def test_choices_and_schemas():
     options = LatheLoadGeoLRM.define_schema().inputs[0].options
-    assert options[:2] == [host.MINI, "geolrm"]
+    assert options[:2] == [folders.MINI, "geolrm"]
     with pytest.raises(ValueError, match=r"GeoLRM is not on this machine.*huggingface\.co/LinShan/GeoLRM"):
         load("geolrm")
     for node in geolrm.NODES:
         made = node.define_schema()
         assert all(entry.tooltip for entry in [*made.inputs, *made.outputs])
-    assert sockets.VOXEL.io_type == "VOXEL"
+    assert VOXEL.io_type == "VOXEL"

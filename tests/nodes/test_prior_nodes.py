@@ -13,11 +13,11 @@ import comfy.samplers
 import pytest
 import small_core
 import torch
-from lathe.nodes import core_priors
 from lathe.nodes import priors as nodes
-from lathe.pipelines import priors
-from lathe.pipelines.cameras import posed_cameras
-from lathe.pipelines.prior_settings import SdsSettings
+from lathe.nodes.core import denoisers
+from lathe.pipelines.cameras.orbits import posed_cameras
+from lathe.pipelines.distillation import priors
+from lathe.pipelines.distillation.prior_settings import SdsSettings
 
 core, encoders = small_core.module("core"), small_core.module("encoders")
 SETTINGS = SdsSettings(1.0, 3.0, (0.2, 0.6), (0.2, 0.6), "one_minus_alpha_bar")
@@ -44,8 +44,8 @@ def images(count: int = 3, side: int = 64) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=generator(1))
 
 
-def denoiser(family: str = "sd15", model=None, **options) -> core_priors.CoreDenoiser:
-    return core_priors.CoreDenoiser(
+def denoiser(family: str = "sd15", model=None, **options) -> denoisers.CoreDenoiser:
+    return denoisers.CoreDenoiser(
         model or core.small_model(family), conditioning(4), conditioning(5), core.small_vae(), size=64, **options
     )  # fmt: skip
 
@@ -116,8 +116,8 @@ def test_latents_are_what_the_vae_encodes():
 
 def test_short_memory_encodes_view_by_view_to_the_same_gradient(monkeypatch):
     whole = guided(denoiser())
-    monkeypatch.setattr(core_priors, "ROOM", 0.0)
-    monkeypatch.setattr(core_priors, "views_at_once", lambda model, shape: 2)
+    monkeypatch.setattr(denoisers, "ROOM", 0.0)
+    monkeypatch.setattr(denoisers, "views_at_once", lambda model, shape: 2)
     apart = guided(denoiser())
     torch.testing.assert_close(apart.gradient, whole.gradient, atol=1e-6 * float(whole.gradient.abs().max()), rtol=1e-3)
 
@@ -156,7 +156,7 @@ def test_a_lora_hook_in_the_conditioning_acts_like_the_patch():
     hook.weights, hook.need_weight_init = {"diffusion_model.out.2.weight": ("diff", (change,))}, False
     hooks.add(hook)
     hooked = [comfy.hooks.set_hooks_for_conditioning(text, hooks) for text in (conditioning(4), conditioning(5))]
-    by_hook = guided(core_priors.CoreDenoiser(model, *hooked, core.small_vae(), size=64))
+    by_hook = guided(denoisers.CoreDenoiser(model, *hooked, core.small_vae(), size=64))
     by_patch = guided(denoiser(model=patched(model)))
     torch.testing.assert_close(by_hook.gradient, by_patch.gradient, atol=1e-6, rtol=1e-4)
 
@@ -177,7 +177,7 @@ def test_a_controlnet_in_the_conditioning_is_obeyed():
         for text in (conditioning(4), conditioning(5)):
             own = control.copy().set_cond_hint(hint, strength, (0.0, 1.0))
             texts.append([[text[0][0], {"control": own, "control_apply_to_uncond": False}]])
-        return guided(core_priors.CoreDenoiser(core.small_model("sd15"), *texts, core.small_vae(), size=64)).gradient
+        return guided(denoisers.CoreDenoiser(core.small_model("sd15"), *texts, core.small_vae(), size=64)).gradient
 
     plain = guided(denoiser()).gradient
     assert float((controlled(1.0) - plain).abs().max()) > 1e-3 * float(plain.abs().max())
@@ -218,7 +218,7 @@ def test_a_render_follows_the_gradient_in_a_loop():
 
 def test_words_of_views():
     views = posed_cameras([0, 44, 46, 134, 136, 180, -46, -136, 10], [0, 0, 0, 59, 0, 0, 0, 0, 61], 2.0, 40.0)
-    assert core_priors.view_words(views) == ["front", "front", "side", "side", "back", "back", "side", "back", "overhead"]
+    assert denoisers.view_words(views) == ["front", "front", "side", "side", "back", "back", "side", "back", "overhead"]
 
 
 def test_each_view_is_asked_with_its_prompt():
@@ -228,7 +228,7 @@ def test_each_view_is_asked_with_its_prompt():
         latents, times, noise = torch.randn(3, 4, 8, 8), torch.full((3,), 0.5), torch.randn(3, 4, 8, 8)
         found = both.denoised(latents, times, noise, VIEWS, 3.0)
         for view, text in enumerate((texts["front"], texts["side"], conditioning(4))):
-            alone = core_priors.CoreDenoiser(model, text, conditioning(5), vae, size=64)
+            alone = denoisers.CoreDenoiser(model, text, conditioning(5), vae, size=64)
             one = slice(view, view + 1)
             expected = alone.denoised(latents[one], times[one], noise[one], VIEWS.select([view]), 3.0)
             torch.testing.assert_close(found[one], expected, atol=1e-4, rtol=1e-4)
@@ -237,16 +237,16 @@ def test_each_view_is_asked_with_its_prompt():
 # ---- Zero123 ---------------------------------------------------------------------------------------------------------
 
 
-def zero123(**options) -> core_priors.Zero123Denoiser:
+def zero123(**options) -> denoisers.Zero123Denoiser:
     picture = torch.rand(1, 3, 80, 80, generator=generator(7))
-    return core_priors.Zero123Denoiser(
+    return denoisers.Zero123Denoiser(
         core.small_model("zero123"), encoders.small_clip_vision(), core.small_vae(), picture, size=64, **options
     )  # fmt: skip
 
 
 def test_poses_are_the_cameras():
     views = posed_cameras([0.0, 30.0, -90.0], [10.0, 40.0, -20.0], 2.5, 40.0)
-    stable, old = (zero123(elevation=10.0, radius=1.8, fourth=kind).pose(views) for kind in (core_priors.STABLE, core_priors.ZERO123))
+    stable, old = (zero123(elevation=10.0, radius=1.8, fourth=kind).pose(views) for kind in (denoisers.STABLE, denoisers.ZERO123))
     rad = math.radians
     expected = torch.tensor([[0, 0, 1, rad(80)], [rad(-30), 0.5, math.sqrt(0.75), rad(80)], [rad(30), -1, 0, rad(80)]], dtype=torch.float64)
     torch.testing.assert_close(stable, expected, atol=1e-5, rtol=0)
@@ -305,7 +305,7 @@ def test_nodes_make_priors_with_stages():
     three = nodes.LathePriorFromZero123.execute(
         core.small_model("zero123"), encoders.small_clip_vision(), core.small_vae(), picture, nodes.ZERO123, 5.0, 2.0, mask=mask, **WIDGETS
     ).result[0]
-    assert three.elevation == 5 and three.model.fourth == core_priors.ZERO123 and three.settings.guidance == 3
+    assert three.elevation == 5 and three.model.fourth == denoisers.ZERO123 and three.settings.guidance == 3
     both = nodes.LatheCombinePriors.execute(one, three, 0.25).result[0]
     assert [weight for _, weight in both.parts] == [0.5, 1.0]
     told = both.guide(images(), VIEWS, 0.0, generator())
@@ -325,7 +325,7 @@ def test_the_picture_is_laid_on_white():
 
 
 def test_a_view_model_becomes_a_prior():
-    from lathe.nodes.views import LoadedViewModel
+    from lathe.nodes.view_generation import LoadedViewModel
     from lathe.pipelines.weights import mini_models
 
     mini, picture = LoadedViewModel(mini_models.load_views), torch.ones(1, 64, 64, 3)
@@ -359,7 +359,7 @@ def fake(**changes):
     (lambda: from_model(fake(latent_dimensions=3)), "not image diffusion: its latents are films"),
     (lambda: from_model(vae=SimpleNamespace(latent_dim=3)), "VAE does not encode single pictures"),
     (lambda: zero123(fourth="radius"), "fourth pose value"),
-    (lambda: core_priors.Zero123Denoiser(core.small_model("sd15"), None, core.small_vae(), torch.rand(1, 3, 8, 8)), "not told a pose"),
+    (lambda: denoisers.Zero123Denoiser(core.small_model("sd15"), None, core.small_vae(), torch.rand(1, 3, 8, 8)), "not told a pose"),
 ])  # fmt: skip
 def test_models_of_another_kind_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
@@ -375,7 +375,7 @@ def test_a_vae_of_another_model_and_renders_out_of_proportion_are_refused():
     with pytest.raises(ValueError, match="96x64 pixels do not fit this prior"):
         guided(denoiser(), pictures=torch.rand(3, 3, 64, 96))
     with pytest.raises(ValueError, match="5 frames"):
-        guided(core_priors.CoreDenoiser(core.small_model("sd15"), conditioning(4, batch=5), conditioning(5), core.small_vae(), size=64))
+        guided(denoisers.CoreDenoiser(core.small_model("sd15"), conditioning(4, batch=5), conditioning(5), core.small_vae(), size=64))
 
 
 def test_numbers_that_are_none_are_told_and_memory_that_runs_out_is_an_error(monkeypatch, caplog):

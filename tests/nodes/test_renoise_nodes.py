@@ -4,11 +4,13 @@ import types
 
 import pytest
 import torch
-from lathe.nodes import core_models, host, splat_sockets
+from lathe.nodes.core import folders, memory, view_refiner
+from lathe.nodes.core.splat import from_core_splat, to_core_splat
 from lathe.nodes.renoise import LatheRenoiseRefine, LatheRenoiseViews
-from lathe.pipelines.cameras import orbit_cameras, preset_cameras
+from lathe.pipelines.cameras.orbits import orbit_cameras
+from lathe.pipelines.cameras.presets import preset_cameras
 from lathe.pipelines.data.splats import Splats
-from lathe.pipelines.splat_start import start_at_centre
+from lathe.pipelines.splats.start import start_at_centre
 
 GREY, WHITE = 0.5, 1.0
 CAMERAS = orbit_cameras(3, elevation=20)
@@ -52,8 +54,8 @@ class Painter:
 
 @pytest.fixture(autouse=True)
 def running_node(monkeypatch):
-    host.register_model_folder()
-    monkeypatch.setattr(core_models, "CoreRenoise", Darker)
+    folders.register_model_folder()
+    monkeypatch.setattr(view_refiner, "CoreRenoise", Darker)
     for node in (LatheRenoiseRefine, LatheRenoiseViews):
         monkeypatch.setattr(node, "hidden", types.SimpleNamespace(unique_id="1"), raising=False)
 
@@ -76,35 +78,35 @@ def refine(*splats: Splats, **changes):
     masks = torch.zeros(3 * len(splats), 24, 24)
     masks[:, 6:18, 6:18] = 1
     with torch.inference_mode():
-        socket = splat_sockets.to_core_splat(list(splats))
+        socket = to_core_splat(list(splats))
         return LatheRenoiseRefine.execute(socket, images, CAMERAS, masks=masks, **{**WIDGETS, **changes}).args
 
 
 def test_colours_that_change_with_the_view_are_kept():
-    (plain,), (gleaming,) = (splat_sockets.from_core_splat(refine(cloud(degree))[0]) for degree in (0, 2))
+    (plain,), (gleaming,) = (from_core_splat(refine(cloud(degree))[0]) for degree in (0, 2))
     assert plain.degree == 0 and gleaming.degree == 2
     assert float(gleaming.sh[:, 1:].abs().mean()) > 0.05
 
 
 def test_a_batch_comes_out_whole():
     splat, images, masks, preview, curve = refine(cloud(), cloud(1))
-    assert [one.degree for one in splat_sockets.from_core_splat(splat)] == [1, 1]
+    assert [one.degree for one in from_core_splat(splat)] == [1, 1]
     assert images.shape == (6, 24, 24, 3) and masks.shape == (6, 24, 24) and len(preview) == len(curve) == 2
     assert not images.requires_grad and float(images.mean()) < 0.8
 
 
 def test_one_film_for_two_assets_is_refused(monkeypatch):
-    monkeypatch.setattr(core_models, "CoreRenoise", Film)
+    monkeypatch.setattr(view_refiner, "CoreRenoise", Film)
     with pytest.raises(ValueError, match="2 assets, but the conditioning of SV3D and SVD holds the picture of one"):
         refine(cloud(), cloud())
-    assert len(splat_sockets.from_core_splat(refine(cloud())[0])) == 1
+    assert len(from_core_splat(refine(cloud())[0])) == 1
 
 
 def test_4k_views_are_refused_before_anything_is_fitted_where_memory_is_short(monkeypatch):
-    monkeypatch.setattr(host, "memory_left", lambda *where: 2**28)
+    monkeypatch.setattr(memory, "memory_left", lambda *where: 2**28)
     frames = torch.zeros(1).expand(3, 2048, 2048, 3)
     with pytest.raises(ValueError, match=r"3 views of 2048 x 2048 pixels takes about \d+\.\d GiB; 0\.2 GiB are free"):
-        LatheRenoiseRefine.execute(splat_sockets.to_core_splat([cloud()]), frames, CAMERAS, **WIDGETS)
+        LatheRenoiseRefine.execute(to_core_splat([cloud()]), frames, CAMERAS, **WIDGETS)
 
 
 @pytest.mark.parametrize("shade", [GREY, WHITE])
@@ -113,7 +115,7 @@ def test_a_view_model_is_shown_the_asset_on_its_own_background(shade):
     images, masks = torch.ones(6, 24, 24, 3), torch.zeros(6, 24, 24)
     masks[:, 6:18, 6:18] = 1
     with torch.inference_mode():
-        socket = splat_sockets.to_core_splat([speck()])
+        socket = to_core_splat([speck()])
         out = LatheRenoiseRefine.execute(
             socket, images, preset_cameras("zero123plus_v1.2"), masks=masks, view_model=painter, image=torch.ones(1, 24, 24, 3),
             **{**WIDGETS, **core},

@@ -4,9 +4,13 @@ from io import BytesIO
 
 import pytest
 import torch
-from lathe.nodes import sockets
+from lathe.nodes.core import schema as core_schema
+from lathe.nodes.core.images import alpha_in, images_in, images_out, masks_in, masks_out
+from lathe.nodes.core.mesh import Types, from_core_mesh, meshes_in, to_core_mesh
+from lathe.nodes.core.schema import io
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
+from lathe.pipelines.data.views import count_assets
 
 
 def cameras(views: int, assets: int | None = None) -> Cameras:
@@ -26,55 +30,55 @@ def same(a: Mesh, b: Mesh) -> bool:
 
 def test_images_round_trip_and_bad_pixels():
     image = torch.rand(2, 5, 7, 3)
-    inside = sockets.images_in(image)
+    inside = images_in(image)
     assert inside.shape == (2, 3, 5, 7)
-    assert torch.equal(sockets.images_out(inside), image)
-    assert sockets.images_in(torch.rand(1, 4, 4, 1)).shape == (1, 3, 4, 4)
-    assert torch.equal(sockets.alpha_in(torch.cat([image, image[..., :1]], -1))[:, 0], image[..., 0])
+    assert torch.equal(images_out(inside), image)
+    assert images_in(torch.rand(1, 4, 4, 1)).shape == (1, 3, 4, 4)
+    assert torch.equal(alpha_in(torch.cat([image, image[..., :1]], -1))[:, 0], image[..., 0])
     image[1, 2, 3, 0] = float("nan")
     with pytest.raises(ValueError, match="Image 1 holds pixels that are NaN"):
-        sockets.images_in(image)
+        images_in(image)
     with pytest.raises(ValueError, match=r"\(2, 5, 7, 5\)"):
-        sockets.images_in(torch.rand(2, 5, 7, 5))
+        images_in(torch.rand(2, 5, 7, 5))
 
 
 def test_masks_round_trip():
     mask = torch.rand(2, 5, 7)
-    assert torch.equal(sockets.masks_out(sockets.masks_in(mask)), mask)
-    assert sockets.masks_in(mask[0]).shape == (1, 1, 5, 7)
+    assert torch.equal(masks_out(masks_in(mask)), mask)
+    assert masks_in(mask[0]).shape == (1, 1, 5, 7)
     with pytest.raises(ValueError, match="MASK"):
-        sockets.masks_in(torch.rand(2, 2, 5, 7))
+        masks_in(torch.rand(2, 2, 5, 7))
 
 
 def test_assets_of_says_both_numbers():
-    assert sockets.assets_of(12, cameras(6)) == 2
+    assert count_assets(12, cameras(6)) == 2
     with pytest.raises(ValueError, match="13 images .* 6 views"):
-        sockets.assets_of(13, cameras(6))
+        count_assets(13, cameras(6))
     with pytest.raises(ValueError, match="3 assets, but 12 images"):
-        sockets.assets_of(12, cameras(6, assets=3))
+        count_assets(12, cameras(6, assets=3))
 
 
 def test_mesh_batch_round_trip_without_padding():
     colors = torch.rand(5, 3)
     meshes = [triangle(2, vertex_colors=colors), triangle(0, vertex_colors=colors[:3])]
-    core = sockets.to_core_mesh(meshes)
+    core = to_core_mesh(meshes)
     assert core.vertices.shape == (2, 5, 3) and core.faces.shape == (2, 3, 3)
     assert core.vertex_counts.tolist() == [5, 3] and core.face_counts.tolist() == [3, 1]
-    assert all(same(a, b) for a, b in zip(meshes, sockets.from_core_mesh(core), strict=True))
+    assert all(same(a, b) for a, b in zip(meshes, from_core_mesh(core), strict=True))
 
 
 def test_textured_and_coloured_meshes_share_a_batch():
     textured = triangle(uvs=torch.rand(3, 2), texture=torch.rand(4, 4, 3))
     coloured = triangle(1, vertex_colors=torch.rand(4, 3))
-    back = sockets.from_core_mesh(sockets.to_core_mesh([textured, coloured]))
+    back = from_core_mesh(to_core_mesh([textured, coloured]))
     assert torch.equal(back[0].texture, textured.texture) and torch.equal(back[0].uvs, textured.uvs)
     assert torch.equal(back[0].vertex_colors, torch.ones(3, 3)) and torch.equal(back[1].texture, torch.ones(4, 4, 3))
     assert torch.equal(back[1].vertex_colors, coloured.vertex_colors)
 
 
 def test_a_mesh_of_another_node_without_counts():
-    core = sockets.Types.MESH(torch.rand(1, 4, 3), torch.tensor([[[0, 1, 2], [0, 0, 0]]]))
-    (mesh,) = sockets.from_core_mesh(core)
+    core = Types.MESH(torch.rand(1, 4, 3), torch.tensor([[[0, 1, 2], [0, 0, 0]]]))
+    (mesh,) = from_core_mesh(core)
     assert mesh.faces.tolist() == [[0, 1, 2]] and mesh.texture is None
 
 
@@ -89,26 +93,26 @@ def test_cores_with_and_without_extras_in_the_constructor(monkeypatch):
 
     mesh = triangle(uvs=torch.rand(3, 2), texture=torch.rand(4, 4, 3))
     for kind in (Rich, Poor):
-        monkeypatch.setattr(sockets.Types, "MESH", kind)
-        core = sockets.to_core_mesh([mesh])
+        monkeypatch.setattr(Types, "MESH", kind)
+        core = to_core_mesh([mesh])
         assert isinstance(core, kind)
-        assert same(sockets.from_core_mesh(core)[0], mesh)
+        assert same(from_core_mesh(core)[0], mesh)
 
 
 def test_schema_leaves_out_what_the_core_does_not_know():
-    schema = sockets.schema(node_id="T", display_name="T", search_aliases=["t"], a_field_of_next_year=1, inputs=[], outputs=[])
-    assert sockets.io.Hidden.unique_id in schema.hidden
-    widget = sockets.widget(sockets.io.Int, "steps", default=3, advanced=True, an_option_of_next_year=1)
+    schema = core_schema.schema(node_id="T", display_name="T", search_aliases=["t"], a_field_of_next_year=1, inputs=[], outputs=[])
+    assert io.Hidden.unique_id in schema.hidden
+    widget = core_schema.widget(io.Int, "steps", default=3, advanced=True, an_option_of_next_year=1)
     assert widget.default == 3
 
 
 def test_what_is_no_asset_is_said():
     with pytest.raises(ValueError, match="not a str"):
-        sockets.meshes_in("mesh.glb")
+        meshes_in("mesh.glb")
 
 
 def test_file_3d_is_read(tmp_path, monkeypatch):
-    files = pytest.importorskip("lathe.pipelines.files")
+    files = pytest.importorskip("lathe.pipelines.formats.meshes")
     mesh = triangle(1)
     files.save_mesh(mesh, tmp_path / "a.glb")
 
@@ -128,5 +132,5 @@ def test_file_3d_is_read(tmp_path, monkeypatch):
             return path
 
     for source in (str(tmp_path / "a.glb"), BytesIO((tmp_path / "a.glb").read_bytes())):
-        (back,) = sockets.meshes_in(File3D(source))
+        (back,) = meshes_in(File3D(source))
         assert torch.allclose(back.vertices, mesh.vertices) and torch.equal(back.faces, mesh.faces)

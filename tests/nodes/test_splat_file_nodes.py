@@ -4,9 +4,11 @@ import folder_paths
 import pytest
 import torch
 from handed import letter_splats
-from lathe.nodes import host, splat_files, splat_sockets
+from lathe.nodes import splat_files
+from lathe.nodes.core import files, progress
+from lathe.nodes.core.splat import from_core_splat, to_core_splat
 from lathe.pipelines.data.splats import Splats
-from lathe.pipelines.splat_files import load_splats
+from lathe.pipelines.formats.splats import load_splats
 from PIL import Image
 
 
@@ -15,7 +17,7 @@ def folders(tmp_path, monkeypatch):
     for name in ("input", "output", "temp"):
         (tmp_path / name).mkdir()
         monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
-    monkeypatch.setattr(host, "tick_for", lambda node: lambda *_: None)
+    monkeypatch.setattr(progress, "tick_for", lambda node: lambda *_: None)
     return tmp_path
 
 
@@ -24,12 +26,12 @@ def some(count: int) -> Splats:
 
 
 def save(splats: list[Splats], prefix: str = "lathe/splat", format: str = "ply"):
-    return splat_files.LatheSaveSplat.execute(splat_sockets.to_core_splat(splats), prefix, format)
+    return splat_files.LatheSaveSplat.execute(to_core_splat(splats), prefix, format)
 
 
 def load(name: str, fit: bool = False) -> Splats:
     (core,) = splat_files.LatheLoadSplat.execute(name, fit).args
-    return splat_sockets.from_core_splat(core)[0]
+    return from_core_splat(core)[0]
 
 
 @pytest.mark.parametrize("format", ["ply", "splat", "spz"])
@@ -38,7 +40,7 @@ def test_a_batch_is_saved_file_by_file_and_loaded(folders, format):
     names = made.args[0]
     assert names == [f"lathe/splat_00001_.{format}", f"lathe/splat_00002_.{format}"]
     assert made.ui["3d"][1] == {"filename": f"splat_00002_.{format}", "subfolder": "lathe", "type": "output"}
-    assert f"{names[1]} [output]" in host.asset_files(".ply", ".splat", ".spz")
+    assert f"{names[1]} [output]" in files.asset_files(".ply", ".splat", ".spz")
     back = [load(f"{name} [output]") for name in names]
     assert [len(one) for one in back] == [40, 25]
     torch.testing.assert_close(back[1].positions, some(25).positions, atol=1e-5, rtol=0)
@@ -60,7 +62,7 @@ def test_names_that_lead_out_are_refused(folders):
 
 
 def test_nothing_left_to_save_or_show_is_said(folders):
-    empty = splat_sockets.to_core_splat([some(3), some(0)])
+    empty = to_core_splat([some(3), some(0)])
     for run in (lambda: splat_files.LatheSaveSplat.execute(empty, "a", "ply"), lambda: splat_files.LathePreviewSplat.execute(empty)):
         with pytest.raises(ValueError, match="no Gaussians to show or to save"):
             run()
@@ -68,7 +70,7 @@ def test_nothing_left_to_save_or_show_is_said(folders):
 
 
 def test_a_preview_is_splats_for_the_viewer_and_a_picture(folders):
-    made = splat_files.LathePreviewSplat.execute(splat_sockets.to_core_splat([letter_splats(), some(100)]))
+    made = splat_files.LathePreviewSplat.execute(to_core_splat([letter_splats(), some(100)]))
     assert made.args[0].shape == (2, 512, 512, 3)
     shown, posters = made.ui["lathe_splats"], made.ui["lathe_posters"]
     assert [entry["count"] for entry in shown] == [len(letter_splats()), 100]

@@ -5,10 +5,12 @@ import types
 import comfy.model_management as mm
 import pytest
 import torch
-from lathe.nodes import host, sockets, splat_sockets
+from lathe.nodes.core import folders, memory, progress
+from lathe.nodes.core.mesh import from_core_mesh
+from lathe.nodes.core.splat import to_core_splat
 from lathe.nodes.fields import LatheFieldToMesh
 from lathe.nodes.splat_mesh import LatheFitMesh, LatheSplatToField
-from lathe.pipelines.cameras import orbit_cameras
+from lathe.pipelines.cameras.orbits import orbit_cameras
 from lathe.pipelines.data.splats import Splats
 
 CAMERAS = orbit_cameras(4, elevation=20)
@@ -20,7 +22,7 @@ WIDGETS = {
 
 @pytest.fixture(autouse=True)
 def running_node(monkeypatch):
-    host.register_model_folder()
+    folders.register_model_folder()
     for node in (LatheFitMesh, LatheSplatToField, LatheFieldToMesh):
         monkeypatch.setattr(node, "hidden", types.SimpleNamespace(unique_id="1"), raising=False)
     yield
@@ -37,7 +39,7 @@ def ball(height=0.0, count=1500) -> Splats:
 
 def meshes(*splats, resolution=32):
     with torch.inference_mode():
-        (fields,) = LatheSplatToField.execute(splat_sockets.to_core_splat(list(splats)), resolution, 40.0, True).args
+        (fields,) = LatheSplatToField.execute(to_core_splat(list(splats)), resolution, 40.0, True).args
         (mesh,) = LatheFieldToMesh.execute(fields, "marching cubes", resolution, 0.0).args
     return mesh
 
@@ -50,7 +52,7 @@ def disc(count=4, size=40):
 
 
 def test_a_batch_of_splats_becomes_meshes_the_right_way_up():
-    low, high = sockets.from_core_mesh(meshes(ball(-0.3), ball(0.3)))
+    low, high = from_core_mesh(meshes(ball(-0.3), ball(0.3)))
     assert abs(float(low.vertices[:, 1].mean()) + 0.3) < 0.05 and abs(float(high.vertices[:, 1].mean()) - 0.3) < 0.05
 
 
@@ -61,7 +63,7 @@ def test_fit_mesh_gives_textured_meshes_previews_and_curves():
         before = mesh.vertices.clone(), images.clone()
         out, preview, curve = LatheFitMesh.execute(mesh, images, CAMERAS, masks=masks, **WIDGETS).args
         assert torch.equal(mesh.vertices, before[0]) and torch.equal(images, before[1])
-    made = sockets.from_core_mesh(out)
+    made = from_core_mesh(out)
     assert len(made) == 2 and all(one.texture is not None and one.texture.shape == (512, 512, 3) for one in made)
     assert preview.shape == (2, 64, 128, 3) and curve.shape[0] == 2
     assert float(made[0].texture[..., 0].mean()) > float(made[0].texture[..., 1].mean()) + 0.2
@@ -76,17 +78,17 @@ def test_cancel_gives_the_mesh_as_it_stands_and_ends_the_prompt(monkeypatch):
             calls.append(step)
             if len(calls) == 3:
                 mm.interrupt_current_processing(True)
-            host.check_cancelled()
+            progress.check_cancelled()
 
         return tick
 
-    monkeypatch.setattr(host, "tick_for", tick_for)
+    monkeypatch.setattr(progress, "tick_for", tick_for)
     with torch.inference_mode():
         out, preview, _ = LatheFitMesh.execute(mesh, images, CAMERAS, masks=masks, **{**WIDGETS, "steps": 50}).args
-    (made,) = sockets.from_core_mesh(out)
+    (made,) = from_core_mesh(out)
     assert len(calls) == 3 and len(made.faces) > 50 and made.vertex_colors is not None and preview.shape[0] == 1
     with pytest.raises(mm.InterruptProcessingException):
-        host.check_cancelled()
+        progress.check_cancelled()
 
 
 def test_what_does_not_belong_together_is_refused():
@@ -100,7 +102,7 @@ def test_what_does_not_belong_together_is_refused():
 
 
 def test_4k_frames_are_refused_before_they_are_fitted_where_memory_is_short(monkeypatch):
-    monkeypatch.setattr(host, "memory_left", lambda *where: 2**30)
+    monkeypatch.setattr(memory, "memory_left", lambda *where: 2**30)
     frames = torch.zeros(1).expand(4, 4096, 4096, 3)
     says = r"mesh to 4 views of 4096 x 4096 pixels takes about \d+\.\d GiB; 1\.0 GiB are free. Set `image_size` to 2048"
     with pytest.raises(ValueError, match=says):
@@ -109,8 +111,8 @@ def test_4k_frames_are_refused_before_they_are_fitted_where_memory_is_short(monk
 
 def test_main_memory_for_a_fine_field_is_asked_for_before_it_is_made(monkeypatch):
     asked = []
-    monkeypatch.setattr(host, "memory_left", lambda where=None: asked.append(where) or 2**30)
-    splat = splat_sockets.to_core_splat([ball()])
+    monkeypatch.setattr(memory, "memory_left", lambda where=None: asked.append(where) or 2**30)
+    splat = to_core_splat([ball()])
     says = r"field of 512 cells along the edge takes about \d\.\d GiB; 1\.0 GiB are free. Set `resolution` to 256 or less, or turn `fill_"
     with pytest.raises(ValueError, match=says):
         LatheSplatToField.execute(splat, 512, 40.0, True)
@@ -127,7 +129,7 @@ def test_cancel_ends_the_filling_of_a_field(monkeypatch):
         if step / total > 0.6:  # the second half is the filling
             raise mm.InterruptProcessingException
 
-    monkeypatch.setattr(host, "tick_for", lambda node: tick)
+    monkeypatch.setattr(progress, "tick_for", lambda node: tick)
     with pytest.raises(mm.InterruptProcessingException):
-        LatheSplatToField.execute(splat_sockets.to_core_splat([ball()]), 32, 40.0, True)
+        LatheSplatToField.execute(to_core_splat([ball()]), 32, 40.0, True)
     assert 0.5 < ticks[-2] < 0.6

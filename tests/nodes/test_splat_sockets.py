@@ -4,7 +4,8 @@ from io import BytesIO
 
 import pytest
 import torch
-from lathe.nodes import splat_sockets as sockets
+from lathe.nodes.core import splat as sockets
+from lathe.nodes.core.splat import OwnSplat, from_core_splat, splats_in, to_core_splat
 from lathe.pipelines.data.splats import Splats
 
 
@@ -22,35 +23,35 @@ def assert_same(a: Splats, b: Splats) -> None:
         assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
-def core_splat(count: int = 4, **changed) -> sockets.OwnSplat:
+def core_splat(count: int = 4, **changed) -> OwnSplat:
     parts = dict(positions=torch.rand(1, count, 3), scales=torch.ones(1, count, 3), rotations=torch.ones(1, count, 4))
     parts |= dict(opacities=torch.rand(1, count, 1), sh=torch.rand(1, count, 1, 3))
-    return sockets.OwnSplat(**{**parts, **changed})
+    return OwnSplat(**{**parts, **changed})
 
 
 @pytest.mark.parametrize("rich", [False, True])
 def test_batches_come_back_without_padding(rich, monkeypatch):
-    kind = type("SPLAT", (sockets.OwnSplat,), {}) if rich else sockets.OwnSplat
+    kind = type("SPLAT", (OwnSplat,), {}) if rich else OwnSplat
     if rich:
         monkeypatch.setattr(sockets.Types, "SPLAT", kind, raising=False)
     given = [splats(5, degree=1), splats(3, degree=1), splats(0, degree=1)]
-    core = sockets.to_core_splat(given)
+    core = to_core_splat(given)
     assert isinstance(core, kind) or hasattr(sockets.Types, "SPLAT")
     assert core.positions.shape == (3, 5, 3) and core.opacities.shape == (3, 5, 1) and core.sh.shape == (3, 5, 4, 3)
     assert core.counts.tolist() == [5, 3, 0]
-    for before, after in zip(given, sockets.from_core_splat(core), strict=True):
+    for before, after in zip(given, from_core_splat(core), strict=True):
         assert_same(after, before)
 
 
 def test_sockets_are_y_down():
     given = splats(6)
-    core = sockets.to_core_splat([given])
+    core = to_core_splat([given])
     assert torch.equal(core.positions[0], given.positions * torch.tensor([1.0, -1.0, -1.0]))
 
 
 def test_degrees_of_a_batch_are_filled_up_with_zeros():
-    core = sockets.to_core_splat([splats(2, degree=0), splats(2, degree=2)])
-    low, high = sockets.from_core_splat(core)
+    core = to_core_splat([splats(2, degree=0), splats(2, degree=2)])
+    low, high = from_core_splat(core)
     assert low.degree == high.degree == 2
     assert torch.equal(low.sh[:, :1], splats(2).sh) and not low.sh[:, 1:].any()
 
@@ -58,7 +59,7 @@ def test_degrees_of_a_batch_are_filled_up_with_zeros():
 def test_gradients_and_inputs_stay_behind():
     given = splats(4)
     given.positions.requires_grad_()
-    core = sockets.to_core_splat([given])
+    core = to_core_splat([given])
     core.positions[0, 0] = 7.0
     assert not core.positions.requires_grad and not (given.positions == 7).any()
 
@@ -66,12 +67,12 @@ def test_gradients_and_inputs_stay_behind():
 def test_another_nodes_splat_without_counts_loses_its_padding():
     parts = vars(core_splat(4)).copy()
     parts = {name: torch.cat([rows, torch.zeros_like(rows[:, :2])], 1) for name, rows in parts.items() if rows is not None}
-    (back,) = sockets.from_core_splat(sockets.OwnSplat(**parts))
+    (back,) = from_core_splat(OwnSplat(**parts))
     assert len(back) == 4
 
 
 def test_opacities_a_little_outside_are_clamped():
-    (back,) = sockets.from_core_splat(core_splat(2, opacities=torch.tensor([[[1.0001], [-0.0001]]])))
+    (back,) = from_core_splat(core_splat(2, opacities=torch.tensor([[[1.0001], [-0.0001]]])))
     assert back.opacities.tolist() == [1.0, 0.0]
 
 
@@ -91,19 +92,19 @@ def test_opacities_a_little_outside_are_clamped():
 )
 def test_what_is_wrong_is_said(changed, words):
     with pytest.raises(ValueError, match=words):
-        sockets.from_core_splat(core_splat(**changed))
+        from_core_splat(core_splat(**changed))
 
 
 def test_what_is_no_splat_is_said():
     with pytest.raises(ValueError, match="not a str"):
-        sockets.splats_in("a.ply")
+        splats_in("a.ply")
     with pytest.raises(ValueError, match="no splats"):
-        sockets.to_core_splat([])
+        to_core_splat([])
 
 
 @pytest.mark.parametrize("suffix", [".ply", ".splat", ".spz"])
 def test_file_3d_is_read(tmp_path, suffix):
-    from lathe.pipelines.splat_files import save_splats
+    from lathe.pipelines.formats.splats import save_splats
 
     class File3D:
         format = suffix[1:]
@@ -123,9 +124,9 @@ def test_file_3d_is_read(tmp_path, suffix):
     given, path = splats(20), tmp_path / f"a{suffix}"
     save_splats(given, path)
     for source in (str(path), BytesIO(path.read_bytes())):
-        (back,) = sockets.splats_in(File3D(source))
+        (back,) = splats_in(File3D(source))
         torch.testing.assert_close(back.positions, given.positions, atol=1e-5, rtol=0)
     odd = File3D(BytesIO(b""))
     odd.format = "ksplat"
     with pytest.raises(ValueError, match="no splat file that Lathe reads"):
-        sockets.splats_in(odd)
+        splats_in(odd)

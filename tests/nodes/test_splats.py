@@ -4,12 +4,14 @@ import types
 
 import pytest
 import torch
-from lathe.nodes import host, sockets, splat_sockets
+from lathe.nodes.core import folders, memory, progress
+from lathe.nodes.core.mesh import to_core_mesh
+from lathe.nodes.core.splat import from_core_splat, to_core_splat
 from lathe.nodes.splats import LatheFitSplats
-from lathe.pipelines.cameras import orbit_cameras
+from lathe.pipelines.cameras.orbits import orbit_cameras
 from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.data.splats import Splats
-from lathe.pipelines.splat_start import start_at_centre
+from lathe.pipelines.splats.start import start_at_centre
 
 CAMERAS = orbit_cameras(4, elevation=20)
 WIDGETS = {
@@ -32,7 +34,7 @@ def ball(count: int = 50) -> Splats:
 
 @pytest.fixture(autouse=True)
 def running_node(monkeypatch):
-    host.register_model_folder()
+    folders.register_model_folder()
     monkeypatch.setattr(LatheFitSplats, "hidden", types.SimpleNamespace(unique_id="1"), raising=False)
 
 
@@ -48,7 +50,7 @@ def fit(images, masks=None, cameras=CAMERAS, **changes):
 def test_a_batch_comes_out_as_splats_previews_and_curves():
     images, masks = (torch.cat([part, part.flip(1)]) for part in disc())
     splat, preview, curve = fit(images, masks, sh_degree=1)
-    first, second = splat_sockets.from_core_splat(splat)
+    first, second = from_core_splat(splat)
     assert len(first) > 0 and len(second) > 0 and splat.sh.shape[2] == 4
     assert preview.shape == (2, 2 * 32, 4 * 32, 3) and curve.shape[0] == 2
     assert not splat.positions.requires_grad
@@ -59,16 +61,16 @@ def test_a_batch_comes_out_as_splats_previews_and_curves():
 def test_an_alpha_channel_serves_as_masks_and_grey_and_half_precision_pictures_do():
     images, masks = disc()
     with_alpha = torch.cat([images, masks[..., None]], -1)
-    a, b = (splat_sockets.from_core_splat(out[0])[0] for out in (fit(with_alpha), fit(images, masks)))
+    a, b = (from_core_splat(out[0])[0] for out in (fit(with_alpha), fit(images, masks)))
     assert torch.equal(a.positions, b.positions)
     assert fit(images[..., 1:2], masks)[1].shape[-1] == 3
-    assert len(splat_sockets.from_core_splat(fit(images.half(), masks)[0])[0]) > 0
+    assert len(from_core_splat(fit(images.half(), masks)[0])[0]) > 0
 
 
 def test_whole_numbers_of_8_and_16_bits_are_the_same_pictures():
     images, masks = disc()
     with_alpha = torch.cat([images, masks[..., None]], -1)
-    made = [splat_sockets.from_core_splat(fit(given)[0])[0] for given in (
+    made = [from_core_splat(fit(given)[0])[0] for given in (
         with_alpha, (with_alpha * 255).to(torch.uint8), (with_alpha * 65535).to(torch.int32).to(torch.uint16))]  # fmt: skip
     assert all(torch.equal(one.positions, made[0].positions) and torch.equal(one.sh, made[0].sh) for one in made[1:])
 
@@ -79,11 +81,11 @@ def test_starts_from_a_mesh_from_voxels_and_from_splats():
     volume = torch.zeros(1, 8, 8, 8)
     volume[:, 3:5, 3:5, 3:5] = 0.7
     cases = [
-        (sockets.to_core_mesh([triangle]), 300), (types.SimpleNamespace(data=volume), 8), (splat_sockets.to_core_splat([ball()]), 50),
+        (to_core_mesh([triangle]), 300), (types.SimpleNamespace(data=volume), 8), (to_core_splat([ball()]), 50),
     ]  # fmt: skip
     for start, count in cases:
-        assert len(splat_sockets.from_core_splat(fit(images, masks, start=start)[0])[0]) == count
-    two = splat_sockets.to_core_splat([ball(), ball()])
+        assert len(from_core_splat(fit(images, masks, start=start)[0])[0]) == count
+    two = to_core_splat([ball(), ball()])
     with pytest.raises(ValueError, match="1 assets, but there are 2 to start from"):
         fit(images, masks, start=two)
     with pytest.raises(ValueError, match="MESH, a VOXEL or a SPLAT, not a str"):
@@ -111,7 +113,7 @@ def test_bad_input_is_said_in_words(monkeypatch):
     spoiled[1, 2, 3] = float("nan")
     with pytest.raises(ValueError, match="Image 1 holds pixels that are NaN"):
         fit(spoiled, masks)
-    monkeypatch.setattr(host, "memory_left", lambda *where: 2**30)
+    monkeypatch.setattr(memory, "memory_left", lambda *where: 2**30)
     frames = torch.zeros(1).expand(4, 4096, 4096, 3)
     with pytest.raises(ValueError, match=r"4096 x 4096 pixels takes about \d+\.\d GiB; 1\.0 GiB are free. Set `resolution` to 2048"):
         LatheFitSplats.execute(images=frames, cameras=CAMERAS, **{**WIDGETS, "resolution": 0})
@@ -123,23 +125,23 @@ def test_cancel_gives_the_last_good_state_of_the_last_asset(monkeypatch):
     def cancel_at(step_of_all):
         def tick(step, total, preview=None):
             if (step, total) == step_of_all:
-                raise host.mm.InterruptProcessingException
+                raise progress.mm.InterruptProcessingException
 
-        monkeypatch.setattr(host, "tick_for", lambda node: tick)
+        monkeypatch.setattr(progress, "tick_for", lambda node: tick)
 
     try:
         cancel_at((2, 3))
-        stopped = splat_sockets.from_core_splat(fit(images, masks)[0])[0]
-        assert host.mm.interrupt_processing
-        host.mm.interrupt_current_processing(False)
+        stopped = from_core_splat(fit(images, masks)[0])[0]
+        assert progress.mm.interrupt_processing
+        progress.mm.interrupt_current_processing(False)
         cancel_at(None)
-        whole = splat_sockets.from_core_splat(fit(images, masks, steps=3)[0])[0]
+        whole = from_core_splat(fit(images, masks, steps=3)[0])[0]
         assert len(stopped) == len(whole) and not torch.equal(stopped.positions, whole.positions)
         cancel_at((2, 6))  # of the first asset of two
-        with pytest.raises(host.mm.InterruptProcessingException):
+        with pytest.raises(progress.mm.InterruptProcessingException):
             fit(torch.cat([images, images]), torch.cat([masks, masks]))
     finally:
-        host.mm.interrupt_current_processing(False)
+        progress.mm.interrupt_current_processing(False)
 
 
 def test_cancel_before_the_first_step_ends_the_node(monkeypatch):
@@ -149,9 +151,9 @@ def test_cancel_before_the_first_step_ends_the_node(monkeypatch):
     def tick(step, total, preview=None):
         ticks.append((step, total))
         if step == 3:
-            raise host.mm.InterruptProcessingException
+            raise progress.mm.InterruptProcessingException
 
-    monkeypatch.setattr(host, "tick_for", lambda node: tick)
-    with pytest.raises(host.mm.InterruptProcessingException):
+    monkeypatch.setattr(progress, "tick_for", lambda node: tick)
+    with pytest.raises(progress.mm.InterruptProcessingException):
         fit(images, masks, steps=50)
     assert ticks == [(1, 16), (2, 16), (3, 16)]

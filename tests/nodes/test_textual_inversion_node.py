@@ -8,9 +8,9 @@ import folder_paths
 import pytest
 import small_core
 import torch
-from lathe.nodes import core_words, host
+from lathe.nodes.core import gradients, progress, text_encoder
 from lathe.nodes.textual_inversion import LatheTextualInversion
-from lathe.pipelines import textual_inversion as inversion
+from lathe.pipelines.distillation import textual_inversion as inversion
 from safetensors.torch import load_file, save_file
 
 core, encoders = small_core.module("core"), small_core.module("encoders")
@@ -32,16 +32,16 @@ def picture() -> torch.Tensor:
     return image
 
 
-def words(family: str = "sd15", model=None) -> core_words.CoreWords:
+def words(family: str = "sd15", model=None) -> text_encoder.CoreWords:
     with torch.inference_mode(False):
         copies = inversion.augmented(picture()[0].movedim(-1, 0).clone(), 4, 64, torch.Generator().manual_seed(0))
         kind = "sdxl" if family == "sdxl" else "sd15"
-        return core_words.CoreWords(model or core.small_model(family), encoders.small_clip(kind), core.small_vae(), copies)
+        return text_encoder.CoreWords(model or core.small_model(family), encoders.small_clip(kind), core.small_vae(), copies)
 
 
 def learn(family: str, steps: int, **options) -> inversion.LearnedWord:
     asked = words(family)
-    with host.differentiable():
+    with gradients.differentiable():
         start = asked.start("toy", 1)
         return asked.held(lambda loss: inversion.learn_word(start, loss, asked.latents.shape[1:], copies=4, steps=steps, **options))
 
@@ -70,7 +70,7 @@ def test_the_gradient_is_that_of_finite_differences(family):
         assert size == pytest.approx((ends[0] - ends[1]) / 0.04, rel=0.02) and size > 0
         return True
 
-    with host.differentiable():
+    with gradients.differentiable():
         assert asked.held(check)
 
 
@@ -78,7 +78,7 @@ def test_training_lowers_the_error_and_is_the_same_for_a_seed():
     learned, again = learn("sd15", 40, rate=0.1, seed=3), learn("sd15", 2, rate=0.1, seed=3)
     assert learned.losses[:1] == again.losses[:1], "the same seed"
     asked = words()
-    with host.differentiable():
+    with gradients.differentiable():
         start = asked.start("toy", 1)
 
         def error(loss, vectors):
@@ -153,7 +153,7 @@ def test_cancel_writes_nothing_and_leaves_the_model_usable(tmp_path, monkeypatch
         if steps > 2:
             raise mm.InterruptProcessingException
 
-    monkeypatch.setattr(host, "check_cancelled", cancelled)
+    monkeypatch.setattr(progress, "check_cancelled", cancelled)
     with pytest.raises(mm.InterruptProcessingException):
         run(steps=50)
     assert steps == 3 and not list(tmp_path.iterdir())
@@ -171,9 +171,9 @@ def test_gradients_that_are_none_end_the_training():
     weight = model.model.diffusion_model.out[2].weight
     model.add_patches({"diffusion_model.out.2.weight": ("diff", (torch.full(weight.shape, float("nan")),))}, 1.0)
     asked = words(model=model)
-    with host.differentiable(), pytest.raises(ValueError, match="20 steps in a row gave no finite gradient"):
+    with gradients.differentiable(), pytest.raises(ValueError, match="20 steps in a row gave no finite gradient"):
         asked.held(lambda loss: inversion.learn_word(asked.start("toy", 1), loss, (4, 8, 8), copies=4, steps=50))
-    with host.differentiable(), pytest.raises(ValueError, match="3 steps in a row gave no finite gradient"):  # nothing was learned
+    with gradients.differentiable(), pytest.raises(ValueError, match="3 steps in a row gave no finite gradient"):  # nothing was learned
         asked.held(lambda loss: inversion.learn_word(asked.start("toy", 1), loss, (4, 8, 8), copies=4, steps=3))
     mm.unload_all_models()
 

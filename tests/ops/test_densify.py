@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from lathe.pipelines.ops import densify
-from lathe.pipelines.ops.densify import Densify, DensifyRules, EveryGaussianPruned, scatter_halves
-from lathe.pipelines.ops.splat_raster import Rendered
-from lathe.pipelines.splat_parameters import LearningRates, SplatParameters
-from lathe.pipelines.splat_start import start_from_points
+from lathe.pipelines.ops.splat_raster.dispatch import Rendered
+from lathe.pipelines.splats import densify
+from lathe.pipelines.splats.densify import Densify, DensifyRules, EveryGaussianPruned, scatter_halves
+from lathe.pipelines.splats.parameters import LearningRates, SplatParameters
+from lathe.pipelines.splats.start import start_from_points
 
 RULES = dict(
     first=10, last=100, every=10, gradient=1.0, absolute=False, split_scale=0.1, opacity=0.05, largest_scale=0.5, reset_every=50,
@@ -58,7 +58,7 @@ def test_the_largest_gradients_go_first_where_there_is_little_room():
     "seed, changes", [(0, {}), (1, {"largest_scale": 0.0}), (2, {"most": 420}), (3, {"most": 1}), (4, {"gradient": 9.0})]
 )
 def test_gsplats_own_strategy_decides_row_for_row_as_ours(monkeypatch, seed: int, changes: dict):
-    backend = pytest.importorskip("lathe.pipelines.ops.backends.densify_gsplat", reason="gsplat is not installed")
+    backend = pytest.importorskip("lathe.pipelines.splats.densify_gsplat", reason="gsplat is not installed")
     generator = torch.Generator().manual_seed(seed)
     scales, opacities, gradients = (torch.rand(size, generator=generator) for size in ((400, 3), (400,), (400,)))
     state = {"gradient": gradients * 6, "seen": torch.full((400,), 3.0)}

@@ -6,11 +6,11 @@ from itertools import product
 
 import pytest
 import torch
-from lathe.pipelines.ops import hash_grid
-from lathe.pipelines.ops.backends import hash_grid_numba, hash_grid_torch
-from lathe.pipelines.ops.hash_grid import HashGrid, HashLayout
+from lathe.pipelines.ops.hash_grid import dispatch, numba_form, torch_form
+from lathe.pipelines.ops.hash_grid.dispatch import HashGrid
+from lathe.pipelines.ops.hash_grid.layout import HashLayout
 
-FORMS = {"numba": hash_grid_numba, "torch": hash_grid_torch}
+FORMS = {"numba": numba_form, "torch": torch_form}
 
 
 def small(seed=0, **changes):
@@ -71,22 +71,22 @@ def test_features_are_those_of_the_formula(form):
 
 def test_gradients_of_the_kernels_are_those_of_the_oracle_in_float64():
     grid, where = small(), points(reach=1.05)
-    for got, expected in zip(gradients(hash_grid_numba, grid, where), gradients(hash_grid_torch, grid, where, torch.float64), strict=True):
+    for got, expected in zip(gradients(numba_form, grid, where), gradients(torch_form, grid, where, torch.float64), strict=True):
         assert (got - expected).norm() < 1e-4 * expected.norm()
 
 
 def test_gradients_of_the_oracle_are_finite_differences():
     grid, where = small(levels=3, log2_size=6, finest=12), points(4, reach=0.9).double().requires_grad_()
     table = grid.table.detach().double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda t, p: hash_grid_torch.encode(t, p, grid.layout, 3), (table, where), eps=1e-6, atol=1e-6)
+    assert torch.autograd.gradcheck(lambda t, p: torch_form.encode(t, p, grid.layout, 3), (table, where), eps=1e-6, atol=1e-6)
 
 
 def test_the_same_bits_at_any_number_of_threads(monkeypatch):
     grid, where = small(), points(2000)
-    monkeypatch.setattr(hash_grid_numba, "POINTS_AT_ONCE", 300)
-    one = gradients(hash_grid_numba, grid, where)
+    monkeypatch.setattr(numba_form, "POINTS_AT_ONCE", 300)
+    one = gradients(numba_form, grid, where)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert all(torch.equal(a, b) for a, b in zip(one, gradients(hash_grid_numba, grid, where), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(one, gradients(numba_form, grid, where), strict=True))
 
 
 def test_only_the_coarse_levels():
@@ -100,7 +100,7 @@ def test_only_the_coarse_levels():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_not_a_number_stays_so_and_harms_nothing(form, monkeypatch):
-    monkeypatch.setattr(hash_grid, "backend_for", lambda kind: FORMS[form])
+    monkeypatch.setattr(dispatch, "backend_for", lambda kind: FORMS[form])
     grid, where = small(), points(5)
     where[1, 0], where[2, 2] = float("nan"), float("inf")
     got = grid(where)
@@ -134,11 +134,11 @@ def test_other_features_and_float64_go_to_pytorch():
 
 
 def test_the_choice_of_a_backend(monkeypatch):
-    assert hash_grid.backend_for("cpu") is hash_grid_numba
-    assert hash_grid.backend_for.__wrapped__("cuda") is hash_grid_torch, "where tiny-cuda-nn is missing"
-    broken = types.SimpleNamespace(encode=lambda table, points, layout, levels: 2 * hash_grid_torch.encode(table, points, layout, levels))
-    monkeypatch.setattr(hash_grid.importlib, "import_module", lambda *_: broken)
-    assert hash_grid.backend_for.__wrapped__("cpu") is hash_grid_torch
+    assert dispatch.backend_for("cpu") is numba_form
+    assert dispatch.backend_for.__wrapped__("cuda") is torch_form, "where tiny-cuda-nn is missing"
+    broken = types.SimpleNamespace(encode=lambda table, points, layout, levels: 2 * torch_form.encode(table, points, layout, levels))
+    monkeypatch.setattr(dispatch.importlib, "import_module", lambda *_: broken)
+    assert dispatch.backend_for.__wrapped__("cpu") is torch_form
 
 
 class OtherEncoding(torch.nn.Module):
@@ -155,17 +155,17 @@ class OtherEncoding(torch.nn.Module):
         assert self.hashed == (self.corners**3 > 2**self.log2) or not self.hashed
         place = unit * (self.corners - 1) + 0.5
         layout = HashLayout((self.corners - 1,), (0, len(table)), (not self.hashed,))
-        return hash_grid_torch.encode(table, place / (self.corners - 1) * 2 - 1, layout, 1)
+        return torch_form.encode(table, place / (self.corners - 1) * 2 - 1, layout, 1)
 
 
 def test_the_adapter_places_points_for_tiny_cuda_nn(monkeypatch):
     monkeypatch.setitem(sys.modules, "tinycudann", types.SimpleNamespace(Encoding=OtherEncoding))
-    from lathe.pipelines.ops.backends import hash_grid_tcnn
+    from lathe.pipelines.ops.hash_grid import tcnn_form
 
     try:
         grid = small()
-        for got, expected in zip(gradients(hash_grid_tcnn, grid, points(200)), gradients(hash_grid_torch, grid, points(200)), strict=True):
+        for got, expected in zip(gradients(tcnn_form, grid, points(200)), gradients(torch_form, grid, points(200)), strict=True):
             assert (got - expected).norm() < 1e-4 * expected.norm()
-        assert hash_grid._encodes_points(hash_grid_tcnn, torch.device("cpu"))
+        assert dispatch._encodes_points(tcnn_form, torch.device("cpu"))
     finally:
-        del sys.modules["lathe.pipelines.ops.backends.hash_grid_tcnn"]
+        del sys.modules["lathe.pipelines.ops.hash_grid.tcnn_form"]

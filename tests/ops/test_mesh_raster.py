@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from lathe.pipelines.ops import camera_math, mesh_raster
-from lathe.pipelines.ops.backends import mesh_raster_numba, mesh_raster_torch, numba_jit
-from lathe.pipelines.ops.mesh_raster import Topology, antialias, interpolate, make_topology, rasterize_mesh
-from lathe.pipelines.ops.mesh_topology import weld
+from lathe.pipelines.ops import camera_math, numba_jit
+from lathe.pipelines.ops.mesh_raster import dispatch, numba_form, torch_form
+from lathe.pipelines.ops.mesh_raster.dispatch import antialias, interpolate, rasterize_mesh
+from lathe.pipelines.ops.mesh_topology import Topology, make_topology, weld
 from torch import Tensor
 
 QUAD = torch.tensor([[0, 1, 2], [0, 2, 3]])
@@ -101,7 +101,7 @@ def test_the_nearer_face_hides_the_other_and_ties_go_to_the_first() -> None:
     square = torch.tensor([[-0.8, -0.8], [0.8, -0.8], [0.8, 0.8], [-0.8, 0.8]])
     layers = [torch.cat([square, torch.tensor([[z, 1.0]]).expand(4, 2)], dim=-1) for z in (0.5, -0.5, -0.5)]
     tri = torch.cat([QUAD, QUAD + 4, QUAD + 8])
-    for backend in (mesh_raster_numba, mesh_raster_torch):
+    for backend in (numba_form, torch_form):
         face = backend.visibility(torch.cat(layers)[None], tri, 16, 16)
         assert set(face.unique().tolist()) == {-1, 2, 3}
 
@@ -113,14 +113,14 @@ def test_shared_edges_leave_no_gap() -> None:
     ring = torch.stack([3 * rim.cos(), 3 * rim.sin(), 0 * rim, 0 * rim + 1], dim=-1)
     pos = torch.cat([torch.tensor([[1 / 32, 1 / 32, 0, 1.0]]), ring])[None]
     tri = torch.stack([torch.zeros(n, dtype=torch.int64), torch.arange(n) + 1, (torch.arange(n) + 1) % n + 1], dim=-1)
-    for backend in (mesh_raster_numba, mesh_raster_torch):
+    for backend in (numba_form, torch_form):
         assert bool((backend.visibility(pos, tri, 32, 32) >= 0).all())
 
 
 def test_faces_behind_the_camera_and_degenerate_faces_are_dropped() -> None:
     pos = torch.tensor([[[-0.5, -0.5, 0, 1], [0.5, -0.5, 0, 1], [0, 0.5, 0, -1], [0.5, 0.5, 0, 0], [0.5, 0.5, 0, 1.0]]])
     tri = torch.tensor([[0, 1, 2], [0, 1, 3], [0, 1, 1], [0, 1, 4]])
-    for backend in (mesh_raster_numba, mesh_raster_torch):
+    for backend in (numba_form, torch_form):
         face = backend.visibility(pos, tri, 8, 8)
         assert set(face.unique().tolist()) == {-1, 3}
         bary, zw = backend.barycentrics(pos, tri, face)
@@ -130,7 +130,7 @@ def test_faces_behind_the_camera_and_degenerate_faces_are_dropped() -> None:
 
 def test_no_faces_give_a_background() -> None:
     pos, tri = torch.zeros(2, 0, 4), torch.zeros(0, 3, dtype=torch.int64)
-    for backend in (mesh_raster_numba, mesh_raster_torch):
+    for backend in (numba_form, torch_form):
         face = backend.visibility(pos, tri, 4, 5)
         bary, zw = backend.barycentrics(pos, tri, face)
         assert face.shape == (2, 4, 5) and bool((face == -1).all())
@@ -151,8 +151,8 @@ def test_numba_equals_pytorch(rings: int, monkeypatch: pytest.MonkeyPatch) -> No
     target = torch.rand(2, *size, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     attributes = torch.cat([waves(vertices), vertices], dim=-1)
     results = []
-    for backend in (mesh_raster_numba, mesh_raster_torch):
-        monkeypatch.setattr(mesh_raster, "backend_for", lambda kind, backend=backend: backend)
+    for backend in (numba_form, torch_form):
+        monkeypatch.setattr(dispatch, "backend_for", lambda kind, backend=backend: backend)
         moved, attr = vertices.clone().requires_grad_(), attributes.clone().requires_grad_()
         pos = to_clip(moved, projection)
         face, bary, zw = rasterize_mesh(pos, tri, size)
@@ -243,7 +243,7 @@ def test_the_number_of_crossings_follows_the_contour_not_the_faces() -> None:
         pos = to_clip(vertices, projection)
         for size in (64, 128):
             face, _, zw = rasterize_mesh(pos, tri, (size, size))
-            counts.append(len(mesh_raster_numba.crossings(pos, tri, face, zw, make_topology(tri))))
+            counts.append(len(numba_form.crossings(pos, tri, face, zw, make_topology(tri))))
     small, large = counts[::2], counts[1::2]
     assert max(small) < 1.1 * min(small) and max(large) < 1.1 * min(large)
     assert 1.8 < large[2] / small[2] < 2.2
@@ -283,8 +283,8 @@ def test_antialiasing_leaves_the_inside_of_a_cut_mesh_alone() -> None:
     assert torch.equal(corners[weld(corners, soup)], corners[soup])
     pos = to_clip(corners, matrices())
     face, _, zw = rasterize_mesh(pos, soup, (80, 80))
-    expected = mesh_raster_numba.crossings(to_clip(vertices, matrices()), tri, face, zw, whole)
-    assert len(mesh_raster_numba.crossings(pos, soup, face, zw, cut)) == len(expected)
+    expected = numba_form.crossings(to_clip(vertices, matrices()), tri, face, zw, whole)
+    assert len(numba_form.crossings(pos, soup, face, zw, cut)) == len(expected)
 
 
 def test_topology_lists_every_face_of_an_edge() -> None:
@@ -297,16 +297,16 @@ def test_topology_lists_every_face_of_an_edge() -> None:
 
 
 def test_a_backend_must_draw_to_be_chosen(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    mesh_raster.backend_for.cache_clear()
+    dispatch.backend_for.cache_clear()
     with caplog.at_level("INFO"):
-        assert mesh_raster.backend_for("cpu") is mesh_raster_numba
-        assert mesh_raster.backend_for("cpu") is mesh_raster_numba
+        assert dispatch.backend_for("cpu") is numba_form
+        assert dispatch.backend_for("cpu") is numba_form
     assert len(caplog.records) == 1
-    mesh_raster.backend_for.cache_clear()
-    upside_down = mesh_raster_numba.visibility
-    monkeypatch.setattr(mesh_raster_numba, "visibility", lambda *args: upside_down(*args).flip(1))
-    assert mesh_raster.backend_for("cpu") is mesh_raster_torch
-    mesh_raster.backend_for.cache_clear()
+    dispatch.backend_for.cache_clear()
+    upside_down = numba_form.visibility
+    monkeypatch.setattr(numba_form, "visibility", lambda *args: upside_down(*args).flip(1))
+    assert dispatch.backend_for("cpu") is torch_form
+    dispatch.backend_for.cache_clear()
 
 
 def test_nvdiffrast_conventions_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +314,7 @@ def test_nvdiffrast_conventions_are_translated(monkeypatch: pytest.MonkeyPatch) 
 
     def rasterize(context: object, pos: Tensor, tri: Tensor, resolution: list[int], grad_db: bool) -> tuple[Tensor, None]:
         assert context == "context" and pos.dtype == torch.float32 and tri.dtype == torch.int32 and not grad_db
-        face = mesh_raster_torch.visibility(pos, tri.long(), *resolution)
+        face = torch_form.visibility(pos, tri.long(), *resolution)
         return torch.stack([0.0 * face, 0.0 * face, 0.0 * face, face + 1.0], dim=-1).flip(1), None
 
     module = types.ModuleType("nvdiffrast.torch")
@@ -323,11 +323,11 @@ def test_nvdiffrast_conventions_are_translated(monkeypatch: pytest.MonkeyPatch) 
     package.torch = module  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nvdiffrast", package)
     monkeypatch.setitem(sys.modules, "nvdiffrast.torch", module)
-    from lathe.pipelines.ops.backends import mesh_raster_nvdiffrast as adapter
+    from lathe.pipelines.ops.mesh_raster import nvdiffrast_form as adapter
 
     vertices, tri = globe(10)
     pos = to_clip(vertices, matrices())
-    assert torch.equal(adapter.visibility(pos, tri, 30, 41), mesh_raster_torch.visibility(pos.float(), tri, 30, 41))
+    assert torch.equal(adapter.visibility(pos, tri, 30, 41), torch_form.visibility(pos.float(), tri, 30, 41))
     assert bool((adapter.visibility(pos, tri[:0], 4, 4) == -1).all())
     monkeypatch.delitem(sys.modules, adapter.__name__)
 

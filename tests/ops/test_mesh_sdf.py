@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lathe.pipelines.meshing import marching_cubes
+from lathe.pipelines.meshes.extract import marching_cubes
 from lathe.pipelines.ops.flexicubes import regular_grid
 from lathe.pipelines.ops.mesh_sdf import mesh_sdf
 

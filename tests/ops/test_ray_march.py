@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from lathe.pipelines.cameras import posed_cameras
-from lathe.pipelines.ops import camera_math, ray_march
-from lathe.pipelines.ops.backends import ray_march_numba
-from lathe.pipelines.ops.ray_march import OccupancyGrid, march
+from lathe.pipelines.cameras.orbits import posed_cameras
+from lathe.pipelines.ops import camera_math
+from lathe.pipelines.ops.ray_march import dispatch, numba_form
+from lathe.pipelines.ops.ray_march.dispatch import march
+from lathe.pipelines.ops.ray_march.occupancy import OccupancyGrid
 
 DENSITY, RADIUS = 3.0, 0.5
 
@@ -62,10 +63,10 @@ def test_an_update_remembers_and_forgets():
 def test_both_forms_take_the_same_samples(seed, monkeypatch):
     camera = posed_cameras([20.0, 200.0], [10.0, -40.0], 1.8, 40.0)
     rays = [part.reshape(-1, 3) for part in camera_math.rays(camera.c2w, camera.K, 24, 24)]
-    monkeypatch.setattr(ray_march_numba, "RAYS_AT_ONCE", 100)
+    monkeypatch.setattr(numba_form, "RAYS_AT_ONCE", 100)
     made = []
-    for form, threads in ((ray_march_numba, 1), (ray_march_numba, 3), (None, 1)):
-        monkeypatch.setattr(ray_march, "_kernels", lambda form=form: form)
+    for form, threads in ((numba_form, 1), (numba_form, 3), (None, 1)):
+        monkeypatch.setattr(dispatch, "_kernels", lambda form=form: form)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         made.append(march(*rays, known_grid(lambda p: 20 * ball(p)), 0.02, seed and torch.Generator().manual_seed(seed)))
     for part in ("rays", "points", "depths", "lengths", "slot"):

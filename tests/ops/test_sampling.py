@@ -2,7 +2,7 @@
 
 import torch
 from lathe.pipelines.ops.color import linear_to_srgb, srgb_to_linear
-from lathe.pipelines.ops.sampling import sample_texture
+from lathe.pipelines.ops.texture_sampling import sample_texture
 
 
 def test_uv_origin_is_the_top_left_texel_centres_are_at_half_integers() -> None:

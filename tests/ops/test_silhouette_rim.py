@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from lathe.pipelines.cameras import orbit_cameras
+from lathe.pipelines.cameras.orbits import orbit_cameras
 from lathe.pipelines.data.cameras import Cameras
-from lathe.pipelines.ops import silhouette_rim
-from lathe.pipelines.ops.backends import silhouette_rim_numba
-from lathe.pipelines.ops.silhouette_rim import find_rim, rim_misses, torch_rim_misses
+from lathe.pipelines.ops import camera_math
+from lathe.pipelines.ops.silhouette_contours import dispatch, numba_form
+from lathe.pipelines.ops.silhouette_contours.dispatch import rim_misses
+from lathe.pipelines.ops.silhouette_contours.torch_form import find_rim, torch_rim_misses
 
 
 def discs(cameras, radius=0.5, size=48):
     """Silhouettes of a ball around the origin."""
-    directions = silhouette_rim.camera_math.rays(cameras.c2w, cameras.K, size, size)[1]
+    directions = camera_math.rays(cameras.c2w, cameras.K, size, size)[1]
     eye = cameras.c2w[:, None, None, :3, 3]
     along = (directions * -eye).sum(-1) / directions.square().sum(-1)
     return ((eye + along[..., None] * directions).norm(dim=-1) < radius).float()[:, None]
@@ -31,7 +32,7 @@ def test_the_kernel_computes_what_the_definition_says(height, width):
     rim = find_rim(masks, 40)
     for reach, worst in ((1.2, 6.0), (4.5, 100.0)):  # the second goes behind the cameras
         expected = torch_rim_misses(rim, cameras, reach, 13, worst)
-        torch.testing.assert_close(silhouette_rim_numba.rim_misses(rim, cameras, reach, 13, worst), expected, atol=1e-9, rtol=0)
+        torch.testing.assert_close(numba_form.rim_misses(rim, cameras, reach, 13, worst), expected, atol=1e-9, rtol=0)
         assert expected.min() >= 0 and expected.max() <= worst and expected.std() > 0
 
 
@@ -59,9 +60,9 @@ def test_rays_of_a_ball_meet_its_hull_and_miss_a_hull_of_wrong_cameras():
 
 
 def test_plain_pytorch_serves_where_numba_does_not_work(monkeypatch):
-    silhouette_rim._backend.cache_clear()
-    monkeypatch.setattr(silhouette_rim_numba, "rim_misses", lambda *_: torch.zeros(1))
-    assert silhouette_rim._backend() is torch_rim_misses
+    dispatch._backend.cache_clear()
+    monkeypatch.setattr(numba_form, "rim_misses", lambda *_: torch.zeros(1))
+    assert dispatch._backend() is torch_rim_misses
     monkeypatch.undo()
-    silhouette_rim._backend.cache_clear()
-    assert silhouette_rim._backend() is silhouette_rim_numba.rim_misses
+    dispatch._backend.cache_clear()
+    assert dispatch._backend() is numba_form.rim_misses

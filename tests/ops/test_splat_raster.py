@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 import torch
 from lathe.pipelines.data.cameras import Cameras
-from lathe.pipelines.ops import camera_math, splat_raster
-from lathe.pipelines.ops.backends import splat_numba, splat_torch
-from lathe.pipelines.ops.splat_projection import rotation_matrices
-from lathe.pipelines.ops.splat_raster import render_gaussians, splat_cameras
+from lathe.pipelines.ops import camera_math
+from lathe.pipelines.ops.quaternions import rotation_matrices
+from lathe.pipelines.ops.splat_raster import dispatch, numba_form, torch_form
+from lathe.pipelines.ops.splat_raster.dispatch import render_gaussians, splat_cameras
 from splat_scenes import GRADIENT_NAMES, Scene, cameras, decided, run, scene
 from torch import Tensor
 
-BACKENDS = [splat_numba, splat_torch]
+BACKENDS = [numba_form, torch_form]
 
 
 @pytest.fixture(params=BACKENDS, ids=["numba", "torch"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Each CPU backend in turn; float64 goes to the PyTorch form in any case."""
-    monkeypatch.setattr(splat_raster, "backend_for", lambda kind: request.param)
+    monkeypatch.setattr(dispatch, "backend_for", lambda kind: request.param)
     yield request.param
 
 
@@ -159,7 +159,7 @@ def test_pictures_and_gradients_equal_the_oracle(
     assert float(mask.mean()) > 0.98
     true, true_gradients = run(double, viewmats, Ks, width, height, mask, **options)
     for backend in BACKENDS:
-        monkeypatch.setattr(splat_raster, "backend_for", lambda kind, backend=backend: backend)
+        monkeypatch.setattr(dispatch, "backend_for", lambda kind, backend=backend: backend)
         made, gradients = run(world.to(torch.float32), viewmats, Ks, width, height, mask, **options)
         for name in ("color", "alpha", "depth", "extra"):
             a, b = getattr(made, name).detach() * mask, getattr(true, name).detach() * mask
@@ -320,7 +320,7 @@ def test_what_does_not_fit_together_is_refused(change: dict[str, Any], message: 
 
 
 def test_gaussians_that_all_cover_everything_are_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splat_numba, "PAIRS_MAX", 11)
+    monkeypatch.setattr(numba_form, "PAIRS_MAX", 11)
     huge = one((0.0, 0.0, 0.0), scale=5.0)
     render_gaussians(**huge, **front(48, 24))
     with pytest.raises(ValueError, match="touch 12 tiles.*too large"):
@@ -334,21 +334,21 @@ def test_cameras_of_several_assets_are_refused() -> None:
 
 
 def test_a_backend_must_draw_to_be_chosen(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    splat_raster.backend_for.cache_clear()
+    dispatch.backend_for.cache_clear()
     with caplog.at_level("INFO"), torch.inference_mode():
-        assert splat_raster.backend_for("cpu") is splat_numba
-        assert splat_raster.backend_for("cpu") is splat_numba
+        assert dispatch.backend_for("cpu") is numba_form
+        assert dispatch.backend_for("cpu") is numba_form
     assert len(caplog.records) == 1
-    splat_raster.backend_for.cache_clear()
-    good = splat_numba.draw
+    dispatch.backend_for.cache_clear()
+    good = numba_form.draw
 
     def mirrored(*args: Any, **options: Any) -> Any:
         blended, *rest = good(*args, **options)
         return blended.flip(2), *rest
 
-    monkeypatch.setattr(splat_numba, "draw", mirrored)
-    assert splat_raster.backend_for("cpu") is splat_torch
-    splat_raster.backend_for.cache_clear()
+    monkeypatch.setattr(numba_form, "draw", mirrored)
+    assert dispatch.backend_for("cpu") is torch_form
+    dispatch.backend_for.cache_clear()
 
 
 def test_a_gpu_without_gsplat_is_told_once_what_draws_and_the_remedy(
@@ -356,17 +356,17 @@ def test_a_gpu_without_gsplat_is_told_once_what_draws_and_the_remedy(
 ) -> None:
     caplog.set_level("WARNING")
     monkeypatch.setitem(sys.modules, "gsplat", None)
-    monkeypatch.delitem(sys.modules, "lathe.pipelines.ops.backends.splat_gsplat", raising=False)
+    monkeypatch.delitem(sys.modules, "lathe.pipelines.ops.splat_raster.gsplat_form", raising=False)
     try:
-        for broken, chosen, says in ((None, splat_numba, "numba on the CPU"), (splat_numba, splat_torch, "plain PyTorch")):
+        for broken, chosen, says in ((None, numba_form, "numba on the CPU"), (numba_form, torch_form, "plain PyTorch")):
             caplog.clear()
-            monkeypatch.setattr(splat_raster, "_draws_a_gaussian", lambda backend, device, broken=broken: backend is not broken)
-            splat_raster.backend_for.cache_clear()
-            assert splat_raster.backend_for("cuda") is splat_raster.backend_for("cuda") is chosen
+            monkeypatch.setattr(dispatch, "_draws_a_gaussian", lambda backend, device, broken=broken: backend is not broken)
+            dispatch.backend_for.cache_clear()
+            assert dispatch.backend_for("cuda") is dispatch.backend_for("cuda") is chosen
             (told,) = [record.getMessage() for record in caplog.records]
             assert f"so {says} draws them" in told and "install gsplat" in told and "CUDA toolkit" in told
         caplog.clear()
-        splat_raster.backend_for("cpu")
+        dispatch.backend_for("cpu")
         assert not caplog.records
     finally:
-        splat_raster.backend_for.cache_clear()
+        dispatch.backend_for.cache_clear()

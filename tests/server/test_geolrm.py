@@ -9,8 +9,8 @@ import pytest
 import torch
 from comfy_server import Run, Server
 from data.tiny_geolrm import tiny_model
-from lathe.pipelines.cameras import orbit_cameras
-from lathe.pipelines.files import save_cameras
+from lathe.pipelines.cameras.orbits import orbit_cameras
+from lathe.pipelines.formats.cameras import save_cameras
 from lathe.pipelines.weights.geolrm import save_geolrm
 from shared_server import Graph
 

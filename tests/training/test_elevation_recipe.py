@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lathe.pipelines.weights.mini_models import load_elevation, load_lrm
-from lathe.training import export_mini, render_orbits, train_elevation
+from lathe.training import export_mini, objects, render_orbits, train_elevation
 from lathe.training.objects import load_object, objects_folder
 
 KEYS = ["scopia/vase3", "blendswap-cc-0/chicken"]
@@ -39,7 +39,7 @@ def test_orbits_show_their_objects_at_elevations_of_all_parts(data):
 def test_stretching_keeps_the_size_and_turns_the_normals():
     obj = load_object(objects_folder(None), KEYS[0])
     longer = render_orbits.stretched(obj, np.array([1.0, 1.5, 1.0]))
-    assert np.linalg.norm(longer.vertices, axis=1).max() == pytest.approx(render_orbits.MAX_RADIUS, abs=1e-5)
+    assert np.linalg.norm(longer.vertices, axis=1).max() == pytest.approx(objects.MAX_RADIUS, abs=1e-5)
     before, after = (np.ptp(o.vertices, axis=0) for o in (obj, longer))
     assert (after / before)[1] / (after / before)[0] == pytest.approx(1.5, rel=1e-3)
     lengths = np.linalg.norm(longer.normals, axis=1)

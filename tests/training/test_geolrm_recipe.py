@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from lathe.pipelines.geolrm import propose, reconstruct
 from lathe.pipelines.nets.geolrm import cube_points, project
+from lathe.pipelines.reconstruction.geolrm.stages import propose, reconstruct
 from lathe.pipelines.weights.geolrm import load_geolrm
 from lathe.training import render_dataset, rendered
 from lathe.training.geolrm import batches, export, fit_calibration, losses, occupancy, sizes, train_proposal, train_reconstruction

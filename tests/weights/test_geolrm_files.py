@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from data.tiny_geolrm import PROPOSAL, RECONSTRUCTION, tiny_model, tiny_state
-from lathe.pipelines.geolrm import NetworkForm
 from lathe.pipelines.nets import geolrm as nets
 from lathe.pipelines.nets.attention import Linear
+from lathe.pipelines.reconstruction.geolrm.stages import NetworkForm
 from lathe.pipelines.weights import geolrm as files
 from safetensors.torch import load_file, save_file
 

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from lathe.pipelines.weights.readers import read_metadata, read_state_dict
+from lathe.pipelines.disk.state_dicts import read_metadata, read_state_dict
 from safetensors.torch import save_file
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.float16)}

@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 from data.tiny_view_model import FULL, MAKE, TINY, picture, published_name, seeded, view_model
-from lathe.pipelines import view_diffusion as vd
-from lathe.pipelines.view_model import NoiseSchedule
+from lathe.pipelines.view_generation import sampling as vd
+from lathe.pipelines.view_generation.model import NoiseSchedule
 from lathe.pipelines.weights import zero123plus as weights
 
 

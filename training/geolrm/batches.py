@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ...pipelines.data.cameras import Cameras
-from ...pipelines.geolrm_views import network_cameras
+from ...pipelines.ops.frames.geolrm import network_cameras
 from ..lrm_batches import posed
 from ..rendered import RenderedObjects
 from .occupancy import surface_points

@@ -13,7 +13,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "support"))
 import lathe_root  # noqa: E402, F401
-from lathe.pipelines.geolrm import GeoLRM, NetworkForm  # noqa: E402
+from lathe.pipelines.reconstruction.geolrm.stages import GeoLRM, NetworkForm  # noqa: E402
 from lathe.pipelines.weights.geolrm import MINI_FILE, save_geolrm  # noqa: E402
 from lathe.training.export_mini import averaged  # noqa: E402
 from lathe.training.geolrm import sizes  # noqa: E402

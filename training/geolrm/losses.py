@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ...pipelines.data.cameras import Cameras
-from ...pipelines.ops.splat_raster import render_gaussians, splat_cameras
-from ...pipelines.perceptual import Perceptual
+from ...pipelines.fitting.perceptual import Perceptual
+from ...pipelines.ops.splat_raster.dispatch import render_gaussians, splat_cameras
 
 PERCEPTUAL, DEPTH = 2.0, 0.2
 

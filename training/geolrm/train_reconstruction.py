@@ -18,10 +18,10 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "support"))
 import lathe_root  # noqa: E402, F401
-from lathe.pipelines.geolrm import choose_tokens  # noqa: E402
+from lathe.pipelines.fitting.perceptual import load_perceptual  # noqa: E402
 from lathe.pipelines.nets.geo_transformer import Form  # noqa: E402
 from lathe.pipelines.nets.geolrm import HALF, ProposalNetwork, ReconstructionNetwork, cube_points  # noqa: E402
-from lathe.pipelines.perceptual import load_perceptual  # noqa: E402
+from lathe.pipelines.reconstruction.geolrm.stages import choose_tokens  # noqa: E402
 from lathe.training import loop  # noqa: E402
 from lathe.training.export_mini import averaged  # noqa: E402
 from lathe.training.geolrm import sizes  # noqa: E402

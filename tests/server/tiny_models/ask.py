@@ -18,7 +18,7 @@ class AskPrior(io.ComfyNode):
 
     @classmethod
     def execute(cls, prior, salt):
-        priors, cameras = lathe("pipelines.priors"), lathe("pipelines.cameras")
+        priors, cameras = lathe("pipelines.distillation.priors"), lathe("pipelines.cameras.orbits")
         views = priors.required_cameras(prior) or cameras.posed_cameras([0.0, 120.0], [0.0, 10.0], 1.8, 40.0)
         draws = torch.Generator().manual_seed(0)
         with torch.inference_mode(False), torch.enable_grad():

@@ -29,7 +29,7 @@ class Ball:
         gradient = (images - truth) / 4
         if self.kind == "nan" or (self.kind == "first_nan" and progress == 0):
             gradient = gradient * float("nan")
-        return lathe("pipelines.priors").Guidance(gradient, float((images - truth).square().mean()), truth)
+        return lathe("pipelines.distillation.priors").Guidance(gradient, float((images - truth).square().mean()), truth)
 
 
 class BallPrior(io.ComfyNode):

@@ -12,7 +12,7 @@ from .probes import lathe
 
 def write_geolrm(path):
     """Two layers, a grid of 16 cells, views of 112 pixels."""
-    nets, stage = lathe("pipelines.nets.geolrm"), lathe("pipelines.geolrm")
+    nets, stage = lathe("pipelines.nets.geolrm"), lathe("pipelines.reconstruction.geolrm.stages")
     sizes = {"layers": 2, "heads": 4, "vit": (32, 2, 2), "feature_dim": 16, "samples": 4, "grid": 16}
     proposal = nets.ProposalNetwork(nets.GeoLRMConfig(dim=48, token_cells=4, **sizes))
     reconstruction = nets.ReconstructionNetwork(nets.GeoLRMConfig(dim=96, gaussians=4, **sizes))

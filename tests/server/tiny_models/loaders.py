@@ -29,14 +29,14 @@ def tiny_lrm():
         transformer_heads=4, triplane_low_res=8, triplane_dim=8, samples_per_ray=16, grid_res=16,
     )  # fmt: skip
     net = seeded_weights().seed_module_(nets.TriplaneLRM(config)).eval().requires_grad_(False)
-    return lathe("pipelines.lrm").LRM(net, "tiny")
+    return lathe("pipelines.reconstruction.lrm").LRM(net, "tiny")
 
 
 def tiny_views():
     """Zero123++ with networks of a few thousand weights. Its pictures are noise, so they are laid on discs before white."""
     manifest = json.loads((DATA / "manifests" / "zero123plus_tiny.json").read_text())
     seeds, make = seeded_weights(), lathe("pipelines.weights.zero123plus")
-    parts, stage = lathe("pipelines.nets.zero123plus"), lathe("pipelines.view_model")
+    parts, stage = lathe("pipelines.nets.zero123plus"), lathe("pipelines.view_generation.model")
 
     class DiscCodec(parts.VaeCodec):
         def decode_grid(self, latents):
@@ -76,7 +76,7 @@ class TinyViewModel(io.ComfyNode):
 
     @classmethod
     def execute(cls):
-        return io.NodeOutput(lathe("nodes.views").LoadedViewModel(tiny_views))
+        return io.NodeOutput(lathe("nodes.view_generation").LoadedViewModel(tiny_views))
 
 
 class TinyUpscaler(io.ComfyNode):

@@ -13,7 +13,7 @@ from comfy_api.latest import io
 
 
 def lathe(module: str):
-    """A module of the pack under test, e.g. lathe("pipelines.lrm"); ComfyUI knows packs by the path of their folder."""
+    """A module of the pack under test, e.g. lathe("pipelines.reconstruction.lrm"); ComfyUI knows packs by the path of their folder."""
     home = next(name for name in sys.modules if Path(name).name == "lathe" and Path(name).parent.name == "custom_nodes")
     return importlib.import_module(f"{home}.{module}")
 
@@ -86,7 +86,7 @@ class Slow(io.ComfyNode):
 
     @classmethod
     def execute(cls, steps, seed):
-        tick = lathe("nodes.host").tick_for(cls)
+        tick = lathe("nodes.core.progress").tick_for(cls)
         picture = torch.zeros(96, 96, 3)
         for step in range(1, steps + 1):
             time.sleep(0.05)
@@ -143,7 +143,7 @@ class Tetrahedra(io.ComfyNode):
         faces = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
         mesh = lathe("pipelines.data.mesh").Mesh
         meshes = [mesh(corners / (i + 1), faces, vertex_colors=(corners + 0.5).clamp(0, 1)) for i in range(count)]
-        return io.NodeOutput(lathe("nodes.sockets").to_core_mesh(meshes))
+        return io.NodeOutput(lathe("nodes.core.mesh").to_core_mesh(meshes))
 
 
 class Ball(io.ComfyNode):
@@ -168,7 +168,7 @@ class Ball(io.ComfyNode):
             splats(places * 0.6 / (i + 1), torch.full((200, 3), 0.05), turns, torch.full((200,), opacity), places[:, None] * 0.5)
             for i in range(count)
         ]
-        return io.NodeOutput(lathe("nodes.splat_sockets").to_core_splat(balls))
+        return io.NodeOutput(lathe("nodes.core.splat").to_core_splat(balls))
 
 
 NODES = [Fingerprint, Slow, Picture, Tetrahedra, Ball]

@@ -1,0 +1,1 @@
+"""File formats: what is read and written, byte for byte."""

@@ -1,0 +1,1 @@
+"""Meshes: extracted from fields, cleaned, simplified, unwrapped, textured and fitted to views."""

@@ -1,0 +1,78 @@
+"""UVs of a mesh, by xatlas in a child process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.mesh import Mesh
+from ..data.progress import Tick, no_tick
+from ..ops.mesh_colors import colors_at_vertices
+
+SLOW_FACES = 50_000  # unwrapping 20k faces takes seconds, 100k half a minute
+MOST_FACES = 200_000
+
+
+def unwrap(mesh: Mesh, *, texture_size: int = 1024, tick: Tick = no_tick) -> Mesh:
+    """The mesh with uvs in the unit square, charts apart by a few texels of a texture of `texture_size` (xatlas).
+
+    Vertices are repeated along seams, faces keep their order. A texture of old uvs does not fit the new ones: its colours go to the
+    vertices. The work is done in a child process, which ends at once when `tick` raises; `tick` is called ten times a second with a
+    guess of how far it is.
+
+    Raises:
+        ValueError: no faces, or more than 200 000 (time grows faster than their number): simplify first.
+        RuntimeError: the child process failed.
+    """
+    n_faces = mesh.faces.shape[0]
+    if n_faces == 0:
+        raise ValueError("Unwrapping: the mesh has no faces.")
+    if n_faces > MOST_FACES:
+        raise ValueError(f"Unwrapping: {n_faces} faces would take very long (at most {MOST_FACES}); simplify the mesh first, to 20000 say.")
+    if n_faces > SLOW_FACES:
+        logging.getLogger(__name__).warning("Unwrapping %d faces takes a while; simplify the mesh first to make it quick.", n_faces)
+    with tempfile.TemporaryDirectory(prefix="lathe_") as folder:
+        given, made, words = (Path(folder) / name for name in ("in.npz", "out.npz", "words.txt"))
+        padding = np.array(max(2, texture_size // 256))
+        np.savez(given, vertices=mesh.vertices.numpy(), faces=mesh.faces.numpy(), size=np.array(texture_size), padding=padding)
+        _run_child([str(given), str(made)], words, 1.2e-4 * n_faces * max(1.0, n_faces / 20_000), tick)
+        with np.load(made) as result:
+            rows = torch.from_numpy(result["rows"])
+            faces, uvs = torch.from_numpy(result["faces"]), torch.from_numpy(result["uvs"])
+    colors = colors_at_vertices(mesh)
+    return Mesh(mesh.vertices[rows], faces, uvs, vertex_colors=None if colors is None else colors[rows])
+
+
+def _run_child(arguments: list[str], words: Path, expected_seconds: float, tick: Tick) -> None:
+    """Runs `uv_worker.py` to its end in this Python, calling `tick` meanwhile; ends it if anything is raised."""
+    worker = Path(__file__).with_name("uv_worker.py")
+    flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows only
+    command = [sys.executable, str(worker), *arguments]
+    with open(words, "wb") as log:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, creationflags=flags)
+    start = time.monotonic()
+    try:
+        while child.poll() is None:
+            done = 1 - math.exp(-(time.monotonic() - start) / expected_seconds)
+            tick(int(99 * done), 100)
+            try:
+                child.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+    if child.returncode != 0:
+        said = words.read_text(errors="replace").strip().splitlines()
+        reason = said[-1] if said else f"it ended with code {child.returncode}"
+        raise RuntimeError(f"Unwrapping failed: {reason}. Clean and simplify the mesh, then try again.")
+    tick(100, 100)

@@ -1,0 +1,1 @@
+"""Other coordinate frames than Lathe's world, each with the one place that converts."""

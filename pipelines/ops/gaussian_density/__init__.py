@@ -1,0 +1,1 @@
+"""The sum of Gaussians at points of space."""

@@ -1,0 +1,1 @@
+"""Differentiable rasterisation of triangle meshes."""

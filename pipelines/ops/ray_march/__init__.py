@@ -1,0 +1,1 @@
+"""Samples along rays through a density that is mostly empty."""

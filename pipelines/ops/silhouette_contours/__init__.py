@@ -1,0 +1,1 @@
+"""How well silhouettes agree on one object."""

@@ -1,0 +1,1 @@
+"""3D Gaussians drawn as pictures, differentiably."""

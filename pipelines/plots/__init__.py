@@ -1,0 +1,1 @@
+"""Plots that nodes show: losses, elevation, occupancy."""

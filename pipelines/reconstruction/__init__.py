@@ -1,0 +1,1 @@
+"""Feed-forward reconstruction networks as stages: InstantMesh's LRM, GeoLRM."""

@@ -1,0 +1,1 @@
+"""Views imagined by a diffusion model: the networks and their sampling."""
