@@ -13,7 +13,7 @@ from lathe.pipelines.reconstruction.geolrm.choose_attention import choose_propos
 from lathe.pipelines.reconstruction.geolrm.stages import NetworkForm
 from lathe.pipelines.weights.geolrm import load_geolrm
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 
 def load(kind, form):
