@@ -34,7 +34,12 @@ class LatheAddPicture(io.ComfyNode):
                 MASK.Input("masks", tooltip="The views' masks, 1 = object."),
                 CAMERAS.Input("cameras", tooltip="The views' cameras."),
                 widget(
-                    io.Float, "elevation", default=15.0, min=-89.0, max=89.0, step=1.0,
+                    io.Float,
+                    "elevation",
+                    default=15.0,
+                    min=-89.0,
+                    max=89.0,
+                    step=1.0,
                     tooltip="How far the picture looks down on the object, in degrees. Photos of things on a table are near 15.",
                 ),
             ],

@@ -27,22 +27,41 @@ class LatheCameraPreset(io.ComfyNode):
             search_aliases=["zero123plus cameras", "sv3d cameras", "poses", "camera set", "orbit preset"],
             inputs=[
                 widget(
-                    io.Combo, "preset", options=list(presets.preset_names()), default="zero123plus_v1.2",
+                    io.Combo,
+                    "preset",
+                    options=list(presets.preset_names()),
+                    default="zero123plus_v1.2",
                     tooltip="Which set. sv3d_p_core and sv3d_u_core are for frames sampled with ComfyUI's own SV3D nodes, "
                     "sv3d_sgm for frames of the published sampler.",
                 ),
                 widget(
-                    io.Float, "input_azimuth", default=0.0, min=-360.0, max=360.0, step=1.0,
+                    io.Float,
+                    "input_azimuth",
+                    default=0.0,
+                    min=-360.0,
+                    max=360.0,
+                    step=1.0,
                     tooltip="Azimuth of the picture in degrees: 0 shows the object's front, 90 its left side as it stands (towards +X). "
                     "Added to every view.",
                 ),
                 widget(
-                    io.Float, "elevation", default=0.0, min=-90.0, max=90.0, step=1.0,
+                    io.Float,
+                    "elevation",
+                    default=0.0,
+                    min=-90.0,
+                    max=90.0,
+                    step=1.0,
                     tooltip="Degrees above the horizon. Only the SV3D and IM-3D sets use it: give what was given to their sampler; "
                     "the other sets have their own.",
                 ),
                 widget(
-                    io.Float, "radius", default=0.0, min=0.0, max=100.0, step=0.1, advanced=True,
+                    io.Float,
+                    "radius",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    advanced=True,
                     tooltip="Camera distance from the origin; the object fits the cube from -1 to 1. 0 keeps the preset's own.",
                 ),
             ],
@@ -100,24 +119,48 @@ class LatheOrbitCameras(io.ComfyNode):
             inputs=[
                 widget(io.Int, "views", default=24, min=1, max=4096, tooltip="How many cameras."),
                 widget(
-                    io.Float, "elevation", default=15.0, min=-90.0, max=90.0, step=1.0,
+                    io.Float,
+                    "elevation",
+                    default=15.0,
+                    min=-90.0,
+                    max=90.0,
+                    step=1.0,
                     tooltip="Degrees above the horizon, the same for all.",
                 ),
                 widget(
-                    io.Float, "radius", default=4.0, min=0.01, max=100.0, step=0.1,
+                    io.Float,
+                    "radius",
+                    default=4.0,
+                    min=0.01,
+                    max=100.0,
+                    step=0.1,
                     tooltip="Distance from the origin. The object fits the cube from -1 to 1, so 4 with a 30 degree lens shows it whole.",
                 ),
                 widget(io.Float, "fov", default=30.0, min=1.0, max=170.0, step=0.1, tooltip="Field of view in degrees."),
                 widget(
-                    io.Float, "start", default=0.0, min=-360.0, max=360.0, step=1.0,
+                    io.Float,
+                    "start",
+                    default=0.0,
+                    min=-360.0,
+                    max=360.0,
+                    step=1.0,
                     tooltip="Azimuth of the first camera: 0 looks at the front.",
                 ),
                 widget(
-                    io.Float, "turn", default=360.0, min=-3600.0, max=3600.0, step=1.0, advanced=True,
+                    io.Float,
+                    "turn",
+                    default=360.0,
+                    min=-3600.0,
+                    max=3600.0,
+                    step=1.0,
+                    advanced=True,
                     tooltip="How far the orbit goes, counter-clockwise seen from above; negative turns the other way.",
                 ),
                 widget(
-                    io.Boolean, "endpoint", default=False, advanced=True,
+                    io.Boolean,
+                    "endpoint",
+                    default=False,
+                    advanced=True,
                     tooltip="Whether the last camera stands at the end of the turn. On a full turn it would repeat the first.",
                 ),
             ],
@@ -142,11 +185,16 @@ def _bounds(mesh) -> tuple[torch.Tensor, torch.Tensor] | None:
 def _viewer_inputs() -> list:
     return [
         mesh_input(
-            "mesh", optional=True,
+            "mesh",
+            optional=True,
             tooltip="The mesh the viewer shows, the first of a batch. Viewers that scale a model to their own size need it to undo that.",
         ),
         widget(
-            io.Combo, "viewer", options=VIEWERS, default="auto", advanced=True,
+            io.Combo,
+            "viewer",
+            options=VIEWERS,
+            default="auto",
+            advanced=True,
             tooltip="How the viewer shows a model. fitted: scaled to size 5 and set on the floor, as ComfyUI's older viewer always does. "
             "own space: left where it is. auto goes by the age of the camera or of this ComfyUI.",
         ),
@@ -168,11 +216,19 @@ class LatheCamerasFromLoad3D(io.ComfyNode):
                 LOAD3D_CAMERA.Input("camera_info", tooltip="The camera of Load 3D, or of core's Create Camera Info."),
                 *_viewer_inputs(),
                 widget(
-                    LOAD3D_MODEL_INFO, "model_3d_info", optional=True,
+                    LOAD3D_MODEL_INFO,
+                    "model_3d_info",
+                    optional=True,
                     tooltip="Newer viewers say here how the model was moved and scaled; where wired, it decides.",
                 ),
                 widget(
-                    io.Float, "aspect", default=1.0, min=0.05, max=20.0, step=0.01, advanced=True,
+                    io.Float,
+                    "aspect",
+                    default=1.0,
+                    min=0.05,
+                    max=20.0,
+                    step=0.01,
+                    advanced=True,
                     tooltip="Width divided by height of the pictures this camera is for. 1 is a square picture.",
                 ),
             ],
@@ -229,7 +285,9 @@ class LatheLoadCameras(io.ComfyNode):
             search_aliases=["transforms.json", "nerf cameras", "import poses"],
             inputs=[
                 widget(
-                    io.Combo, "file", options=asset_files(".json"),
+                    io.Combo,
+                    "file",
+                    options=asset_files(".json"),
                     tooltip="A .json file in ComfyUI's input folder, or one saved by Save Cameras (marked [output]).",
                 )
             ],
@@ -262,7 +320,9 @@ class LatheSaveCameras(io.ComfyNode):
             inputs=[
                 CAMERAS.Input("cameras", tooltip="The cameras to write."),
                 widget(
-                    io.String, "filename_prefix", default="lathe/cameras",
+                    io.String,
+                    "filename_prefix",
+                    default="lathe/cameras",
                     tooltip="Name of the file under the output folder; a number is added, nothing is overwritten.",
                 ),
             ],
@@ -333,7 +393,9 @@ class LatheSelectViews(io.ComfyNode):
             inputs=[
                 CAMERAS.Input("cameras", tooltip="The cameras of the set."),
                 widget(
-                    io.String, "views", default="0, 2, 4, 5",
+                    io.String,
+                    "views",
+                    default="0, 2, 4, 5",
                     tooltip="Numbers counted from 0, and ranges: 0, 2, 4-5. Negative numbers count from the end.",
                 ),
                 IMAGE.Input("images", optional=True, tooltip="The set's images, one asset after the other."),

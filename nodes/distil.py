@@ -218,9 +218,7 @@ class LatheDistilMesh(io.ComfyNode):
         from ..pipelines.distillation.settings import load_distil_preset
 
         settings = changed(load_distil_preset(preset).fine, steps, size)
-        settings = replace(
-            settings, surface=surface, grid=grid or settings.grid, faces=faces or settings.faces, texture=int(texture_size)
-        )
+        settings = replace(settings, surface=surface, grid=grid or settings.grid, faces=faces or settings.faces, texture=int(texture_size))
         first = one_asset(start if isinstance(start, list) else meshes_in(start), "start")
         tick, words, done = progress.tick_for(cls), [], None
         with gradients.differentiable():
@@ -309,9 +307,7 @@ def changed(settings: Any, steps: int, size: int) -> Any:
     return replace(settings, **changes)
 
 
-def reference_in(
-    image: Any, mask: Any, depth: Any, elevation: float, radius: float, fov: float, weight: float
-) -> ReferenceView:
+def reference_in(image: Any, mask: Any, depth: Any, elevation: float, radius: float, fov: float, weight: float) -> ReferenceView:
     """The reference view from its sockets and widgets.
 
     Raises:

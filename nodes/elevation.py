@@ -35,16 +35,31 @@ class LatheEstimateElevation(io.ComfyNode):
                     "the elevation they stand at does not matter.",
                 ),
                 widget(
-                    io.Combo, "method", options=["auto", "silhouettes", "learned"], default="auto",
+                    io.Combo,
+                    "method",
+                    options=["auto", "silhouettes", "learned"],
+                    default="auto",
                     tooltip="silhouettes: where the masks agree best on one shape, to a degree for most objects. learned: a small network, "
                     "coarse. auto: silhouettes, and the network where an object looks alike from all sides.",
                 ),
                 widget(
-                    io.Float, "lowest", default=-20.0, min=-90.0, max=90.0, step=1.0, advanced=True,
+                    io.Float,
+                    "lowest",
+                    default=-20.0,
+                    min=-90.0,
+                    max=90.0,
+                    step=1.0,
+                    advanced=True,
                     tooltip="The silhouettes' elevation is looked for from here, in degrees above the horizon.",
                 ),
                 widget(
-                    io.Float, "highest", default=70.0, min=-90.0, max=90.0, step=1.0, advanced=True,
+                    io.Float,
+                    "highest",
+                    default=70.0,
+                    min=-90.0,
+                    max=90.0,
+                    step=1.0,
+                    advanced=True,
                     tooltip="The silhouettes' elevation is looked for up to here, in degrees above the horizon.",
                 ),
             ],
@@ -53,11 +68,13 @@ class LatheEstimateElevation(io.ComfyNode):
                     display_name="cameras", tooltip="The cameras at the estimated elevation; each asset's own where there are several."
                 ),
                 io.Float.Output(
-                    display_name="elevation", is_output_list=True,
+                    display_name="elevation",
+                    is_output_list=True,
                     tooltip="Degrees above the horizon, one number for each asset. A node they are wired to runs once for each.",
                 ),
                 io.Float.Output(
-                    display_name="confidence", is_output_list=True,
+                    display_name="confidence",
+                    is_output_list=True,
                     tooltip="For each asset: near 1 the elevation is known to a degree, at 0 no better than a guess between 0 and 45.",
                 ),
                 IMAGE.Output(

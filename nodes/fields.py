@@ -27,16 +27,30 @@ class LatheFieldToMesh(io.ComfyNode):
             inputs=[
                 FIELD.Input("field", tooltip="What Reconstruct or Load Field gives; each asset of a batch makes a mesh."),
                 widget(
-                    io.Combo, "method", options=["flexicubes", "marching cubes"], default="flexicubes",
+                    io.Combo,
+                    "method",
+                    options=["flexicubes", "marching cubes"],
+                    default="flexicubes",
                     tooltip="flexicubes keeps sharp edges and uses what the network says of each cell; "
                     "marching cubes takes the distance or density alone.",
                 ),
                 widget(
-                    io.Int, "resolution", default=0, min=0, max=512, step=8,
+                    io.Int,
+                    "resolution",
+                    default=0,
+                    min=0,
+                    max=512,
+                    step=8,
                     tooltip="Cells along an edge of the cube; 0 takes what the field was made for. Memory and faces grow fast with it.",
                 ),
                 widget(
-                    io.Float, "threshold", default=0.0, min=0.0, max=1000.0, step=0.5, advanced=True,
+                    io.Float,
+                    "threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.5,
+                    advanced=True,
                     tooltip="Density at the surface, for fields made of density (the NeRF variants): lower gives a fatter object. "
                     "0 takes the field's own. Signed distances ignore it.",
                 ),
@@ -75,7 +89,9 @@ class LatheSaveField(io.ComfyNode):
             inputs=[
                 FIELD.Input("field", tooltip="The field to keep."),
                 widget(
-                    io.String, "filename_prefix", default="lathe/field",
+                    io.String,
+                    "filename_prefix",
+                    default="lathe/field",
                     tooltip="Name of the file under the output folder; a number is added, nothing is overwritten.",
                 ),
             ],
@@ -105,7 +121,9 @@ class LatheLoadField(io.ComfyNode):
             search_aliases=["import field", "load triplane", "reuse reconstruction"],
             inputs=[
                 widget(
-                    io.Combo, "file", options=asset_files(".safetensors"),
+                    io.Combo,
+                    "file",
+                    options=asset_files(".safetensors"),
                     tooltip="A field in ComfyUI's input folder, or one saved below output/lathe (marked [output]).",
                 )
             ],

@@ -40,22 +40,35 @@ class LathePrepareImage(io.ComfyNode):
                     "mask", optional=True, tooltip="Where the object is: one mask for all pictures or one for each, Load Image's too."
                 ),
                 widget(
-                    io.Combo, "mask_is", options=["transparency", "object"], default="transparency",
+                    io.Combo,
+                    "mask_is",
+                    options=["transparency", "object"],
+                    default="transparency",
                     tooltip="What 1 means in the mask. transparency: see-through, as Load Image gives it (its empty mask counts as none). "
                     "object: the object, as segmentation nodes and Lathe give it.",
                 ),
                 widget(
-                    io.Combo, "cut_out", options=["auto", "plain background", "background removal"], default="auto",
+                    io.Combo,
+                    "cut_out",
+                    options=["auto", "plain background", "background removal"],
+                    default="auto",
                     tooltip="How to find the object where there is no mask and no alpha. auto uses the background-removal network "
                     "if it is on disk (isnet*.onnx in models/lathe), else the colour of a plain background.",
                 ),
                 widget(
-                    io.Float, "foreground_ratio", default=0.85, min=0.1, max=1.0, step=0.01,
+                    io.Float,
+                    "foreground_ratio",
+                    default=0.85,
+                    min=0.1,
+                    max=1.0,
+                    step=0.01,
                     tooltip="How much of the square the object's longer side takes. The models were trained with about 0.85.",
                 ),
                 widget(io.Int, "size", default=512, min=64, max=4096, step=8, tooltip="Side of the square in pixels."),
                 widget(
-                    io.String, "background", default="#ffffff",
+                    io.String,
+                    "background",
+                    default="#ffffff",
                     tooltip="Colour behind the object: #rrggbb, or white, grey, black. The models here want white.",
                 ),
             ],
@@ -100,7 +113,9 @@ class LatheMaskViews(io.ComfyNode):
             inputs=[
                 IMAGE.Input("images", tooltip="The views."),
                 widget(
-                    io.Combo, "method", options=["plain background", "half contrast", "background removal", "alpha"],
+                    io.Combo,
+                    "method",
+                    options=["plain background", "half contrast", "background removal", "alpha"],
                     default="plain background",
                     tooltip="plain background keys the colour around the object; half contrast is for the soft views of the mini model; "
                     "background removal needs its network on disk (isnet*.onnx in models/lathe); alpha takes the images' fourth channel.",
@@ -140,12 +155,19 @@ class LatheTileViews(io.ComfyNode):
             inputs=[
                 IMAGE.Input("images", tooltip="Views to lay out, or sheets to cut."),
                 widget(
-                    io.Combo, "direction", options=["views to sheet", "sheet to views"], default="views to sheet",
+                    io.Combo,
+                    "direction",
+                    options=["views to sheet", "sheet to views"],
+                    default="views to sheet",
                     tooltip="views to sheet lays a batch out; sheet to views cuts each image of the batch.",
                 ),
                 widget(io.Int, "columns", default=2, min=1, max=64, tooltip="Views side by side."),
                 widget(
-                    io.Int, "rows", default=3, min=0, max=64,
+                    io.Int,
+                    "rows",
+                    default=3,
+                    min=0,
+                    max=64,
                     tooltip="Views one above the other. 0, for sheets only: one sheet with as many rows as the batch needs.",
                 ),
                 MASK.Input("masks", optional=True, tooltip="Masks of the images, laid out or cut in the same way."),

@@ -57,7 +57,10 @@ class LatheLoadLRM(io.ComfyNode):
             search_aliases=["instantmesh", "load reconstruction model", "large reconstruction model"],
             inputs=[
                 widget(
-                    io.Combo, "model", options=folders.weight_choices("lrm", ".ckpt", ".safetensors"), default=folders.MINI,
+                    io.Combo,
+                    "model",
+                    options=folders.weight_choices("lrm", ".ckpt", ".safetensors"),
+                    default=folders.MINI,
                     tooltip="mini needs no download and no GPU. base and large are InstantMesh's; mesh variants give sharper surfaces, "
                     "nerf variants a density. Files in models/lathe are offered by their name.",
                 ),
@@ -98,7 +101,8 @@ class LatheReconstruct(io.ComfyNode):
                 IMAGE.Input("images", tooltip="Views on a plain background, those of one asset after those of the other."),
                 CAMERAS.Input("cameras", tooltip="The cameras of the views, from Generate Views, Camera Preset or Load Cameras."),
                 MASK.Input(
-                    "masks", optional=True,
+                    "masks",
+                    optional=True,
                     tooltip="1 = object; from Mask Views. Puts the views on the background the network knows. "
                     "The mini model needs them; without them the background must be white.",
                 ),

@@ -32,7 +32,12 @@ def preset_input() -> Any:
 def strength_input() -> Any:
     """A factor on the preset's weight."""
     return widget(
-        io.Float, "strength", default=1.0, min=0.0, max=1000.0, step=0.05,
+        io.Float,
+        "strength",
+        default=1.0,
+        min=0.0,
+        max=1000.0,
+        step=0.05,
         tooltip="Multiplies the preset's weight: more follows the prior, less the reference picture.",
     )
 
@@ -40,7 +45,13 @@ def strength_input() -> Any:
 def guidance_input(own: str) -> Any:
     """Guidance in place of the preset's."""
     return widget(
-        io.Float, "guidance", default=0.0, min=0.0, max=1000.0, step=0.5, tooltip=f"Classifier-free guidance; 0 takes the preset's: {own}.",
+        io.Float,
+        "guidance",
+        default=0.0,
+        min=0.0,
+        max=1000.0,
+        step=0.5,
+        tooltip=f"Classifier-free guidance; 0 takes the preset's: {own}.",
     )
 
 
@@ -153,9 +164,7 @@ class LathePriorFromZero123(io.ComfyNode):
         from .core.denoisers import Zero123Denoiser
 
         picture = on_white(*one_picture(image, mask, square=True))
-        denoiser = Zero123Denoiser(
-            model, clip_vision, vae, picture, size=resolution, elevation=elevation, radius=radius, fourth=pose_value
-        )
+        denoiser = Zero123Denoiser(model, clip_vision, vae, picture, size=resolution, elevation=elevation, radius=radius, fourth=pose_value)
         stages = prior_settings.stages_of(preset, "3d", strength, guidance or None)
         return io.NodeOutput(ScoreDistillation(denoiser, stages, elevation=elevation))
 
@@ -180,7 +189,11 @@ class LathePriorFromViewModel(io.ComfyNode):
                 strength_input(),
                 guidance_input("the model's own"),
                 widget(
-                    io.Int, "seed", default=0, min=0, max=2**32 - 1,
+                    io.Int,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**32 - 1,
                     tooltip="Of the noise in what the model sees of the reference. The noise of each step comes from the loop's seed.",
                 ),
             ],

@@ -30,7 +30,12 @@ GENERATORS = "wire view_model and image (a model that draws views), or model, po
 def level_input() -> Any:
     """How far to noise."""
     return widget(
-        io.Float, "level", default=0.3, min=0.01, max=1.0, step=0.01,
+        io.Float,
+        "level",
+        default=0.3,
+        min=0.01,
+        max=1.0,
+        step=0.01,
         tooltip="How far the views are noised: near 0 they stay as they are, 1 draws them anew. Higher repairs more and agrees less: "
         "models of large pictures bear 0.3 to 0.5; the bundled mini view model takes 0.7 in 1 step.",
     )
@@ -44,7 +49,12 @@ def steps_input() -> Any:
 def seed_input() -> Any:
     """The seed."""
     return widget(
-        io.Int, "seed", default=0, min=0, max=2**32 - 1, control_after_generate=True,
+        io.Int,
+        "seed",
+        default=0,
+        min=0,
+        max=2**32 - 1,
+        control_after_generate=True,
         tooltip="The same seed gives the same noise and the same fit. Asset i of a batch and each further round take the next ones.",
     )
 
@@ -243,7 +253,8 @@ class LatheRenoiseViews(io.ComfyNode):
             inputs=[
                 VIEW_MODEL.Input("view_model", tooltip="The model, from Load View Model."),
                 IMAGE.Input(
-                    "images", tooltip="Views at the cameras of Generate Views, asset by asset: for instance Render Views of fitted splats.",
+                    "images",
+                    tooltip="Views at the cameras of Generate Views, asset by asset: for instance Render Views of fitted splats.",
                 ),
                 MASK.Input("masks", optional=True, tooltip="1 = object; without it outlines are found on the plain background."),
                 IMAGE.Input("image", tooltip="The picture that shows the object; from Prepare Image. One for each asset."),
@@ -251,7 +262,12 @@ class LatheRenoiseViews(io.ComfyNode):
                 level_input(),
                 steps_input(),
                 widget(
-                    io.Float, "guidance", default=0.0, min=0.0, max=30.0, step=0.1,
+                    io.Float,
+                    "guidance",
+                    default=0.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
                     tooltip="How closely the views follow the picture; 0 takes the model's own. 1 is without guidance and half the work.",
                 ),
                 seed_input(),

@@ -77,9 +77,7 @@ class LatheTextualInversion(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(
-        cls, model, clip, vae, image, name, starts_as, vectors, steps, rate, batch, resolution, seed, mask=None
-    ) -> io.NodeOutput:
+    def execute(cls, model, clip, vae, image, name, starts_as, vectors, steps, rate, batch, resolution, seed, mask=None) -> io.NodeOutput:
         from ..pipelines.distillation import textual_inversion as inversion
         from ..pipelines.plots.loss_curve import loss_curve
         from .core.text_encoder import CoreWords, NamedWord

@@ -82,12 +82,18 @@ class LatheLoadViewModel(io.ComfyNode):
             search_aliases=["zero123plus", "zero123++", "load multiview diffusion", "novel view model"],
             inputs=[
                 widget(
-                    io.Combo, "model", options=folders.weight_choices("views", folders=True), default=folders.MINI,
+                    io.Combo,
+                    "model",
+                    options=folders.weight_choices("views", folders=True),
+                    default=folders.MINI,
                     tooltip="mini needs no download and no GPU. Zero123++ is a folder in diffusers' layout in models/lathe or "
                     "models/diffusers; its weights are not for commercial use.",
                 ),
                 widget(
-                    io.Combo, "unet", options=[WHITE_UNET, OWN_UNET, *folders.model_files(".bin", ".safetensors")], default=WHITE_UNET,
+                    io.Combo,
+                    "unet",
+                    options=[WHITE_UNET, OWN_UNET, *folders.model_files(".bin", ".safetensors")],
+                    default=WHITE_UNET,
                     tooltip="Which U-Net of Zero123++: InstantMesh's, which paints on white as the reconstruction wants it, or the "
                     "model's own, which paints on grey. The mini model has only its own.",
                 ),
@@ -137,19 +143,36 @@ class LatheGenerateViews(io.ComfyNode):
                     "mask", optional=True, tooltip="1 = object; from Prepare Image. Puts the object on the background the model knows."
                 ),
                 widget(
-                    io.Int, "seed", default=0, min=0, max=2**32 - 1, control_after_generate=True,
+                    io.Int,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**32 - 1,
+                    control_after_generate=True,
                     tooltip="Other seeds imagine other backs. Picture i of a batch is drawn with seed + i.",
                 ),
                 widget(
-                    io.Int, "steps", default=0, min=0, max=200,
+                    io.Int,
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=200,
                     tooltip="Steps of denoising; 0 takes the model's own number. For Zero123++ 28 are quick, 75 give finer detail.",
                 ),
                 widget(
-                    io.Float, "guidance", default=0.0, min=0.0, max=30.0, step=0.1,
+                    io.Float,
+                    "guidance",
+                    default=0.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
                     tooltip="How closely the views follow the picture; 0 takes the model's own. 1 is without guidance and half the work.",
                 ),
                 widget(
-                    io.Combo, "sampler", options=SAMPLERS, default="euler_ancestral",
+                    io.Combo,
+                    "sampler",
+                    options=SAMPLERS,
+                    default="euler_ancestral",
                     tooltip="euler_ancestral is the published one; dpmpp_2m needs fewer steps.",
                 ),
             ],

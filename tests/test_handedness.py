@@ -40,9 +40,7 @@ def assert_mesh_reads_right(mesh):
 
 def ring():
     azimuths, elevations = [0.0, 60.0, 120.0, 180.0, 240.0, 300.0, 0.0], [15.0] * 6 + [85.0]
-    return Cameras(
-        camera_math.orbit(torch.tensor(azimuths), torch.tensor(elevations), 4.0), camera_math.intrinsics(FOV, 7), ("",) * 7
-    )
+    return Cameras(camera_math.orbit(torch.tensor(azimuths), torch.tensor(elevations), 4.0), camera_math.intrinsics(FOV, 7), ("",) * 7)
 
 
 @pytest.fixture(scope="module")

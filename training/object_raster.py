@@ -66,9 +66,7 @@ class Samples:
     normal: NDArray[np.float32]
 
 
-def render_samples(
-    obj: RenderObject, atlas: TextureAtlas, c2w: NDArray[np.float32], focal: float, size: int, shaded: bool
-) -> Samples:
+def render_samples(obj: RenderObject, atlas: TextureAtlas, c2w: NDArray[np.float32], focal: float, size: int, shaded: bool) -> Samples:
     """One square view, one sample at each pixel's centre.
 
     Args:

@@ -1,6 +1,6 @@
 """Draws the training curves of the mini models, from the lines their runs wrote: docs/pictures/mini_curves.png.
 
-    python training/plot_curves.py
+python training/plot_curves.py
 """
 
 from __future__ import annotations

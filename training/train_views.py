@@ -110,9 +110,7 @@ class Objective:
         kept = (1 - betas).cumprod(0)
         self.signal, self.noise = kept.sqrt().float(), (1 - kept).sqrt().float()
 
-    def velocity(
-        self, model: MiniViews, query: Tensor, guide: Tensor, noised: Tensor, t: Tensor, dropped: Tensor | None = None
-    ) -> Tensor:
+    def velocity(self, model: MiniViews, query: Tensor, guide: Tensor, noised: Tensor, t: Tensor, dropped: Tensor | None = None) -> Tensor:
         """The network's v for noised grids; `dropped` (B,) marks samples whose query is withheld."""
         tokens, reference = model.query_encoder(query), model.codec.encode(query)
         if dropped is not None:

@@ -228,6 +228,7 @@ def slider(first: Scene, second: Scene, seed: int) -> list[dict[str, float]]:
 
 def summarise(rows: dict[str, list[Row]]) -> dict[str, Any]:
     """Means; those of the trials with fewer objects over the same objects."""
+
     def mean(name: str, what: str, count: int | None = None) -> float:
         return float(np.mean([row[what] for row in rows[name][:count]]))
 

@@ -44,9 +44,7 @@ class CoreDenoiser:
 
     one_time = False
 
-    def __init__(
-        self, model: Any, positive: Any, negative: Any, vae: Any, *, size: int, by_word: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, model: Any, positive: Any, negative: Any, vae: Any, *, size: int, by_word: Mapping[str, Any] | None = None) -> None:
         check_image_model(model, vae)
         self.model, self.vae, self.positive, self.negative = model, vae, positive, negative
         self.by_word = {word: value for word, value in (by_word or {}).items() if value is not None}

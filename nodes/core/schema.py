@@ -63,7 +63,11 @@ def asset_input(id: str, *kinds: Any, **options: Any) -> Any:
 def precision_input() -> Any:
     """The precision widget of a loader."""
     return widget(
-        io.Combo, "precision", options=["auto", "fp32", "bf16", "fp16"], default="auto", advanced=True,
+        io.Combo,
+        "precision",
+        options=["auto", "fp32", "bf16", "fp16"],
+        default="auto",
+        advanced=True,
         tooltip="Number format of the weights. auto takes what suits the device; half precision needs half the memory.",
     )
 
@@ -71,7 +75,9 @@ def precision_input() -> Any:
 def download_input() -> Any:
     """The download widget of a loader."""
     return widget(
-        io.Boolean, "download", default=False,
+        io.Boolean,
+        "download",
+        default=False,
         tooltip="Fetch the chosen weights from Hugging Face if they are not on this machine. Nothing is fetched while this is off.",
     )
 

@@ -18,9 +18,7 @@ from ...pipelines.ops.frames.splats import turn_upside
 from .schema import SPLAT, asset_input
 
 # Splat files Lathe reads; the core has these sockets from 0.23 on.
-SPLAT_FILES = [
-    getattr(io, name) for name in ("File3DAny", "File3DSplatAny", "File3DPLY", "File3DSPLAT", "File3DSPZ") if hasattr(io, name)
-]
+SPLAT_FILES = [getattr(io, name) for name in ("File3DAny", "File3DSplatAny", "File3DPLY", "File3DSPLAT", "File3DSPZ") if hasattr(io, name)]
 
 
 class OwnSplat:

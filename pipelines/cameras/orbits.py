@@ -11,7 +11,13 @@ from ..ops import camera_math
 
 
 def orbit_cameras(
-    n_views: int, *, elevation: float = 0.0, radius: float = 4.0, fov: float = 30.0, start: float = 0.0, turn: float = 360.0,
+    n_views: int,
+    *,
+    elevation: float = 0.0,
+    radius: float = 4.0,
+    fov: float = 30.0,
+    start: float = 0.0,
+    turn: float = 360.0,
     endpoint: bool = False,
 ) -> Cameras:
     """`n_views` cameras at even steps of an orbit.

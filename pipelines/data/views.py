@@ -75,9 +75,7 @@ def check_views(images: Tensor, masks: Tensor | None, cameras: Cameras, stage: s
         raise ValueError(f"{stage}: the views are {size} pixels; they need at least {LEAST_VIEW} a side.")
     for name, tensor in (("views", images), ("masks", masks)):
         if tensor is not None and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(
-                f"{stage}: the {name} hold NaN or infinite pixels; the node before made them (often a VAE in half precision)."
-            )
+            raise ValueError(f"{stage}: the {name} hold NaN or infinite pixels; the node before made them (often a VAE in half precision).")
     if masks is not None:
         if masks.shape != (len(images), 1, *images.shape[2:]):
             raise ValueError(

@@ -70,9 +70,7 @@ class DistilField(Distillation):
 
     def _unknown(self) -> OccupancyGrid:
         march_settings = self.coarse.march
-        return OccupancyGrid(
-            march_settings.grid, self.coarse.field.bound, march_settings.decay, march_settings.threshold, self.device
-        )
+        return OccupancyGrid(march_settings.grid, self.coarse.field.bound, march_settings.decay, march_settings.threshold, self.device)
 
     def draw(self, cameras: Cameras, size: int, shading: Sequence[Shading], background: Tensor, learning: bool) -> Drawn:
         """Volume rendering."""

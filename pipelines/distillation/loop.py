@@ -350,4 +350,3 @@ class Distillation(ABC):
         self.skipped = int(about["skipped"])
         if 2 * int(about["size"]) == self.fitting.first:  # memory ran out before
             self.fitting.size = int(about["size"])
-

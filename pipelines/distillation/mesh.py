@@ -85,9 +85,7 @@ class DistilMesh(Distillation):
     ) -> None:  # fmt: skip
         super().__init__(reference, None if prior is None else at_stage(prior, "fine"), settings, seed, device)
         self.fine = settings
-        mesh = start if isinstance(start, Mesh) else extract.field_to_mesh(
-            start, "marching_cubes", START_CELLS, device=device, tick=tick
-        )
+        mesh = start if isinstance(start, Mesh) else extract.field_to_mesh(start, "marching_cubes", START_CELLS, device=device, tick=tick)
         if len(mesh.faces) == 0:
             raise ValueError(f"{self.stage}: the mesh has no faces, so there is nothing to refine.")
         mesh = clean.clean(mesh)
@@ -177,9 +175,7 @@ class DistilMesh(Distillation):
             if wanted and normals is not None:
                 parts.append(torch.where(covered[..., None], normals, torch.zeros_like(normals)))
             picture = antialias(torch.cat(parts, dim=-1), pos, faces, face, zw, self._topology).movedim(-1, 1)
-            return Drawn(
-                picture[:, :3], picture[:, 3:4], picture[:, 4:5] if weights.depth else None, picture[:, -3:] if wanted else None
-            )
+            return Drawn(picture[:, :3], picture[:, 3:4], picture[:, 4:5] if weights.depth else None, picture[:, -3:] if wanted else None)
 
     def mesh(self) -> Mesh:
         """The last good surface with vertex colours, cleaned, on the CPU."""

@@ -216,7 +216,12 @@ class ScoreDistillation:
     """
 
     def __init__(
-        self, model: Denoiser, stages: Mapping[str, SdsSettings], stage: str = "coarse", *, required_cameras: Cameras | None = None,
+        self,
+        model: Denoiser,
+        stages: Mapping[str, SdsSettings],
+        stage: str = "coarse",
+        *,
+        required_cameras: Cameras | None = None,
         elevation: float = 0.0,
     ) -> None:
         self.model, self.stages, self.required_cameras, self.elevation = model, dict(stages), required_cameras, elevation

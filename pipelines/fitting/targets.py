@@ -17,7 +17,6 @@ from .perceptual import LEAST_SIDE, Perceptual
 log = logging.getLogger(__name__)
 
 
-
 VIEWS_AT_ONCE = 4  # views of a step that are drawn and compared together: bounds memory, changes nothing else
 MOST_REMEMBERED = 1 << 30  # bytes that targets as the perceptual network sees them may take
 

@@ -39,9 +39,7 @@ def orbit(azimuths: Tensor, elevations: Tensor, radius: float | Tensor) -> Tenso
         radius: distance from the origin, world units.
     """
     azimuth, elevation = torch.deg2rad(azimuths.double()), torch.deg2rad(elevations.double())
-    direction = torch.stack(
-        [azimuth.sin() * elevation.cos(), elevation.sin(), azimuth.cos() * elevation.cos()], dim=-1
-    )
+    direction = torch.stack([azimuth.sin() * elevation.cos(), elevation.sin(), azimuth.cos() * elevation.cos()], dim=-1)
     radius = torch.as_tensor(radius, dtype=torch.float64)
     return look_at(direction * radius.reshape(-1, 1))
 

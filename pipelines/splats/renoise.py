@@ -115,7 +115,11 @@ class RenoiseLoop:
 
 
 def disagreement(
-    perceptual: Perceptual, images: Tensor, masks: Tensor | None, renders: Tensor, background: Sequence[float] = (1.0, 1.0, 1.0),
+    perceptual: Perceptual,
+    images: Tensor,
+    masks: Tensor | None,
+    renders: Tensor,
+    background: Sequence[float] = (1.0, 1.0, 1.0),
     longest: int = 256,
 ) -> float:
     """Mean perceptual distance between views, outside their masks laid on the background, and renders of the asset fitted to them.

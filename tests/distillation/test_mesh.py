@@ -153,8 +153,6 @@ def test_lit_views_smooth_normals_and_depth_have_gradients():
     assert len(depths) > 50 and 1.35 < float(depths.min()) and float(depths.max()) < 1.85
 
 
-
-
 def test_cancel_while_the_start_is_prepared():
     def tick(step, total, preview=None):
         if step == 5:

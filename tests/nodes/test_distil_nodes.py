@@ -100,9 +100,7 @@ def test_a_run_that_was_saved_goes_on(monkeypatch):
 
 
 def test_a_mesh_starts_from_a_mesh_or_a_field_and_has_a_texture():
-    mesh, turntable, _, kept = run(
-        distil.LatheDistilMesh, start=to_core_mesh([ball_mesh()]), prior=BallPrior(), **MESH, **picture()
-    )
+    mesh, turntable, _, kept = run(distil.LatheDistilMesh, start=to_core_mesh([ball_mesh()]), prior=BallPrior(), **MESH, **picture())
     (made,) = from_core_mesh(mesh)
     assert made.uvs is not None and made.texture.shape[0] == 512 and len(turntable) == 12 and kept.stage == "Distil Mesh"
     (field,), *_ = run(distil.LatheDistilField, prior=BallPrior(), **{**LOOP, "steps": 40}, **picture())

@@ -51,9 +51,7 @@ def waves(vertices: Tensor) -> Tensor:
     return 0.5 + 0.5 * torch.stack([torch.sin(3 * x), torch.sin(4 * y + 1), torch.cos(5 * z)], dim=-1)
 
 
-def render(
-    vertices: Tensor, tri: Tensor, projection: Tensor, size: tuple[int, int], colors: Tensor, topology: Topology | None
-) -> Tensor:
+def render(vertices: Tensor, tri: Tensor, projection: Tensor, size: tuple[int, int], colors: Tensor, topology: Topology | None) -> Tensor:
     """(B, H, W, 4): colours and coverage, antialiased where a topology is given."""
     pos = to_clip(vertices, projection)
     face, bary, zw = rasterize_mesh(pos, tri, size)

@@ -153,9 +153,7 @@ def test_pictures_and_gradients_equal_the_oracle(
     viewmats, Ks = splat_cameras(cameras(views), height, width)
     world = scene(n, sh_degree=options.get("sh_degree"))
     double = world.to(torch.float64)
-    mask = decided(
-        double, viewmats, Ks, width, height, antialiased=options.get("antialiased", False), eps2d=options.get("eps2d", 0.3)
-    )
+    mask = decided(double, viewmats, Ks, width, height, antialiased=options.get("antialiased", False), eps2d=options.get("eps2d", 0.3))
     assert float(mask.mean()) > 0.98
     true, true_gradients = run(double, viewmats, Ks, width, height, mask, **options)
     for backend in BACKENDS:

@@ -82,6 +82,7 @@ def sampled(g: Graph, model: list, conditioning: list, salt: str) -> str:
 @pytest.mark.parametrize("strength", [0.0, 1.0])
 def test_the_model_samples_as_before(comfy: Server, strength: float):
     """The same MODEL object serves KSampler, then the refinement, then KSampler again."""
+
     def graph(refine: bool, salt: str) -> tuple[Graph, str]:
         g = Graph()
         parts = core(g, "sd15", strength=strength)

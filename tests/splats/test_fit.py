@@ -23,9 +23,7 @@ from lathe.pipelines.splats.start import start_at_centre
 
 SIZE = 48
 CAMERAS = posed_cameras([0, 60, 120, 180, 240, 300], [0, 30, -20, 10, 40, -10], 4.0, 30.0)
-QUICK = with_changes(
-    load_fit_preset("fast"), steps=30, points=400, weights={"perceptual": 0.0, "ms_ssim": 0.0}, perceptual_size=32
-)
+QUICK = with_changes(load_fit_preset("fast"), steps=30, points=400, weights={"perceptual": 0.0, "ms_ssim": 0.0}, perceptual_size=32)
 
 
 def ball(seed: int = 0, count: int = 800) -> Splats:

@@ -18,7 +18,6 @@ from .torch_form import Gaussians, evaluate_torch
 log = logging.getLogger(__name__)
 
 
-
 @lru_cache
 def _kernels() -> ModuleType | None:
     try:

@@ -32,7 +32,6 @@ from .layout import HashLayout
 log = logging.getLogger(__name__)
 
 
-
 __all__ = ["HashGrid", "HashLayout", "backend_for"]
 SPREAD = 1e-4  # of the table's first values, the paper's
 
@@ -51,9 +50,7 @@ class HashGrid(nn.Module):
         ValueError: numbers that make no grid.
     """
 
-    def __init__(
-        self, levels: int = 16, features: int = 2, log2_size: int = 19, base: int = 16, finest: int = 2048, seed: int = 0
-    ) -> None:
+    def __init__(self, levels: int = 16, features: int = 2, log2_size: int = 19, base: int = 16, finest: int = 2048, seed: int = 0) -> None:
         super().__init__()
         if levels < 1 or features < 1 or not 3 <= log2_size <= 24 or not 1 <= base <= finest <= 1 << 16:
             raise ValueError(

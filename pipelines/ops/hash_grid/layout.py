@@ -9,7 +9,6 @@ from dataclasses import dataclass
 log = logging.getLogger(__name__)
 
 
-
 ROWS_MULTIPLE = 8
 
 

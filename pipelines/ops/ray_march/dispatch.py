@@ -18,7 +18,6 @@ from .occupancy import OccupancyGrid, Samples
 log = logging.getLogger(__name__)
 
 
-
 OPAQUE = 7.0  # optical depth behind which nothing is sampled; the grid's densities count half, as they are the highest of late
 
 

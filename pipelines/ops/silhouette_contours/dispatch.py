@@ -24,7 +24,6 @@ from .torch_form import Rim, find_rim, torch_rim_misses
 log = logging.getLogger(__name__)
 
 
-
 def rim_misses(rim: Rim, cameras: Cameras, reach: float, samples: int, worst: float) -> Tensor:
     """By how many pixels the best point of each rim ray misses the other silhouettes.
 

@@ -61,9 +61,7 @@ def splat_cameras(cameras: Cameras, height: int, width: int) -> tuple[Tensor, Te
         ValueError: the cameras of several assets.
     """
     if cameras.n_assets is not None:
-        raise ValueError(
-            f"Splats are drawn with the cameras of one asset, not those of {cameras.n_assets}: take cameras.of_asset(index)."
-        )
+        raise ValueError(f"Splats are drawn with the cameras of one asset, not those of {cameras.n_assets}: take cameras.of_asset(index).")
     flip = torch.tensor([1.0, -1.0, -1.0, 1.0])
     viewmats = flip[:, None] * camera_math.world_to_camera(cameras.c2w)
     Ks = torch.zeros(cameras.n_views, 3, 3)
@@ -171,9 +169,7 @@ def render_gaussians(
         features = torch.cat([part.expand(views, -1, -1) for part in (seen, extra if extra.ndim == 3 else extra[None])], dim=-1)
     backend = backend_for(means.device.type) if means.dtype == torch.float32 else torch_form
     options = {"near": near, "far": far, "eps2d": eps2d, "antialiased": antialiased, "absgrad": absgrad}
-    blended, depth, alpha, means2d, radii = backend.draw(
-        means, quats, scales, opacities, features, viewmats, Ks, width, height, **options
-    )
+    blended, depth, alpha, means2d, radii = backend.draw(means, quats, scales, opacities, features, viewmats, Ks, width, height, **options)
     color, rest = blended.split([seen.shape[-1], features.shape[-1] - seen.shape[-1]], dim=-1)
     if background is not None:
         color = color + (1 - alpha) * background.to(color)

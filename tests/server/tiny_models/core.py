@@ -142,9 +142,7 @@ class Shapes(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
-            node_id="LatheTestShapes", category="testing", inputs=[io.AnyType.Input("value")], outputs=[], is_output_node=True
-        )
+        return io.Schema(node_id="LatheTestShapes", category="testing", inputs=[io.AnyType.Input("value")], outputs=[], is_output_node=True)
 
     @classmethod
     def execute(cls, value):
