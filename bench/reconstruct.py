@@ -1,4 +1,4 @@
-"""Our side of the quality benchmarks: the stages of the pack one after the other, as the shipped workflows wire them."""
+"""Our side of the quality benchmarks: `systems.instantmesh`, and the picture as a seventh view, which the mini model takes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from torch.nn.functional import interpolate
 
 from ..pipelines.cameras.join_and_select import join_cameras
 from ..pipelines.cameras.picture_camera import place_picture
-from ..pipelines.cameras.presets import preset_cameras
-from ..pipelines.data.field import Field
 from ..pipelines.data.mesh import Mesh
 from ..pipelines.images import foreground
-from ..pipelines.meshes.clean import clean
-from ..pipelines.meshes.extract import field_to_mesh
 from ..pipelines.nets.mini_lrm import MiniLRM
-from ..pipelines.reconstruction.lrm import LRM, reconstruct
+from ..pipelines.reconstruction.lrm import LRM
+from ..pipelines.systems import instantmesh
 from ..pipelines.view_generation.model import ViewModel
 from ..pipelines.view_generation.sampling import generate_views
 from ..pipelines.weights import lrm as adapters
@@ -38,14 +35,9 @@ def load_view_model(path: Path | None, white_unet: Path | None = None) -> ViewMo
     return mini_models.load_views(path or mini_models.VIEWS)
 
 
-def views_to_field(lrm: LRM, views: Views) -> Field:
-    """Posed views with their masks to a field."""
-    return reconstruct(lrm, views.images, views.masks, views.cameras)[0]
-
-
 def views_to_mesh(lrm: LRM, views: Views) -> Mesh:
     """Posed views with their masks to a clean mesh with vertex colours."""
-    return clean(field_to_mesh(views_to_field(lrm, views)))
+    return instantmesh.field_to_surface(instantmesh.views_to_field((views.images, views.masks, views.cameras), lrm))
 
 
 def prepared(model: ViewModel, query: Views) -> tuple[Tensor, Tensor]:
@@ -61,7 +53,7 @@ def imagine(model: ViewModel, query: Views, seed: int, steps: int | None = None)
 
 def posed_views(model: ViewModel, images: Tensor) -> Views:
     """Imagined views with masks cut from their plain background, and their cameras."""
-    return Views(images, foreground.mask_views(images, model.mask_method), preset_cameras(model.camera_preset))
+    return Views(*instantmesh.posed_views(images, model))
 
 
 def with_picture(model: ViewModel, views: Views, query: Views, elevation: float) -> Views:

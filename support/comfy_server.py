@@ -133,7 +133,16 @@ class Socket:
 class Server:
     """A ComfyUI process with its own base directory; use it in a `with`."""
 
-    def __init__(self, python: str | Path, comfyui: Path, base: Path, log: Path, flags: list[str] | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        python: str | Path,
+        comfyui: Path,
+        base: Path,
+        log: Path,
+        flags: list[str] | None = None,
+        port: int = 0,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.base, self.log = base, log
@@ -142,7 +151,9 @@ class Server:
         places = ["--port", str(self.port), "--base-directory", str(base)]
         command = [str(python), "-u", str(comfyui / "main.py"), *places, *FLAGS, *(flags or [])]
         with open(log, "w", encoding="utf-8") as out:
-            self.process = subprocess.Popen(command, cwd=comfyui, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+            surroundings = {**os.environ, **(environment or {})}
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
+            self.process = subprocess.Popen(command, cwd=comfyui, env=surroundings, **streams)
 
     def __enter__(self) -> Server:
         try:

@@ -38,8 +38,11 @@ PAGE_SETTINGS = {
 
 
 @cache
-def shared_server() -> Server:
-    """The running server, started at the first call and ended with the process."""
+def shared_server(threads: int = 0) -> Server:
+    """The running server, started at the first call and ended with the process.
+
+    With `threads` it is another one, which computes on so many: on one, the same prompt gives the same bits.
+    """
     tree = comfyui_dir()
     if tree is None:
         raise LookupError("no ComfyUI: run `python dev.py test`, or set COMFYUI_DIR")
@@ -56,7 +59,8 @@ def shared_server() -> Server:
     for picture in (WORKFLOWS / "inputs").glob("*.*"):
         shutil.copy(picture, base / "input")
     flags = ["--disable-api-nodes"] + ([] if torch.cuda.is_available() else ["--cpu"])
-    server = Server(sys.executable, tree, base, ARTIFACTS / "server.log", flags)
+    log = ARTIFACTS / (f"server_{threads}_threads.log" if threads else "server.log")
+    server = Server(sys.executable, tree, base, log, flags, environment={"OMP_NUM_THREADS": str(threads)} if threads else None)
     atexit.register(server.stop)
     server.wait_until_up()
     return server

@@ -20,13 +20,13 @@ from ...pipelines.data.mesh import Mesh
 from ...pipelines.distillation.cameras_and_shading import PLAIN, ReferenceView, Shading
 from ...pipelines.distillation.field import DistilField
 from ...pipelines.distillation.loop import Distillation, Drawn
-from ...pipelines.distillation.mesh import DistilMesh
 from ...pipelines.distillation.priors import Prior, combine, trade
 from ...pipelines.distillation.settings import load_distil_preset
 from ...pipelines.meshes.clean import clean
 from ...pipelines.meshes.extract import field_to_mesh
 from ...pipelines.ops import mesh_sampling
 from ...pipelines.rendering.mesh import render_mesh
+from ...pipelines.systems import magic123
 from ...training.objects import load_object
 from .. import common, scenes
 from ..oracle_priors import FOV, RADIUS, Oracle, TrueViews, oracle_prior
@@ -151,7 +151,7 @@ def coarse_run(scene: Scene, kinds: Sequence[str], seed: int) -> tuple[DistilFie
     """A finished coarse stage, and how many poses the oracles checked."""
     settings, watched = load_distil_preset(PRESET).coarse, _Watched()
     prior, models = oracles(scene, kinds, settings.size, watched)
-    loop = DistilField(scene.reference, prior, settings, seed=seed)
+    loop = magic123.coarse(scene.reference, prior, preset=PRESET, seed=seed)
     watched.watch(loop)
     loop.run(settings.steps)
     return loop, sum(model.checked for model in models)
@@ -161,7 +161,7 @@ def fine_run(coarse: DistilField, scene: Scene, seed: int) -> tuple[Mesh, int]:
     """A finished, textured mesh of the fine stage, and how many poses the oracles checked."""
     settings, watched = load_distil_preset(PRESET).fine, _Watched()
     prior, models = oracles(scene, ("3d", "2d"), settings.size, watched)
-    loop = DistilMesh(coarse.field(), scene.reference, prior, settings, seed=seed)
+    loop = magic123.fine(coarse.field(), scene.reference, prior, preset=PRESET, seed=seed)
     watched.watch(loop)
     loop.run(settings.steps)
     return loop.textured(), sum(model.checked for model in models)

@@ -20,13 +20,14 @@ from ...pipelines import metrics
 from ...pipelines.cameras.orbits import posed_cameras
 from ...pipelines.data.cameras import Cameras
 from ...pipelines.fitting.perceptual import Perceptual, load_perceptual
-from ...pipelines.reconstruction.geolrm.stages import GeoLRM, propose, reconstruct
+from ...pipelines.reconstruction.geolrm.stages import GeoLRM
 from ...pipelines.reconstruction.lrm import LRM
 from ...pipelines.rendering.mesh import render_mesh
 from ...pipelines.rendering.splats import render_splats
 from ...pipelines.splats.fit import SplatFit
 from ...pipelines.splats.fit_settings import load_fit_preset
 from ...pipelines.splats.start import start_from_hull
+from ...pipelines.systems import geolrm as system
 from ...pipelines.weights.geolrm import MINI_FILE, load_geolrm
 from .. import common
 from .. import reconstruct as stages
@@ -57,8 +58,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         shown = [truth.images]
         for count, views in zip(COUNTS, given, strict=True):
             start = time.process_time()
-            occupancy = propose(geolrm, views.images, views.masks, views.cameras)
-            splats = reconstruct(geolrm, occupancy, views.images, views.masks, views.cameras, threshold=THRESHOLD, seed=arguments.seed)[0]
+            seen = views.images, views.masks, views.cameras
+            occupancy = system.views_to_voxels(seen, geolrm)
+            splats = system.voxels_to_splats(occupancy, seen, geolrm, threshold=THRESHOLD, seed=arguments.seed)
             spent = time.process_time() - start
             seconds[count].append(spent)
             found = occupancy[0] > THRESHOLD

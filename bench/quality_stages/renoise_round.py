@@ -17,36 +17,20 @@ import torch
 from torch import Tensor
 
 from ...pipelines import metrics
-from ...pipelines.data.cameras import Cameras
-from ...pipelines.data.progress import Tick
 from ...pipelines.fitting.perceptual import Perceptual, load_perceptual
 from ...pipelines.rendering.splats import render_splats
 from ...pipelines.splats.fit import SplatFit, fit_splats, with_changes
 from ...pipelines.splats.fit_settings import load_fit_preset
 from ...pipelines.splats.renoise import RenoiseLoop, disagreement
+from ...pipelines.systems.im3d import DENOISING_STEPS, ViewModelRedenoise
 from ...pipelines.view_generation.model import ViewModel
-from ...pipelines.view_generation.sampling import renoise_views
 from .. import reconstruct, scenes
 from .report import Row, claim, most_of, save_sheet, show_progress, summary
 
 PRESET = "fast"
 LEVEL = 0.7
-MOST_DENOISING_STEPS = 10  # IM-3D's; a model that draws its views in fewer takes those
 FIT_STEPS = 300  # of the round
 SHOWN = ("disagreement", "psnr_views", "psnr")
-
-
-@dataclass(frozen=True)
-class Generator:
-    """The view model with one object's picture and mask, as the loop calls it (`renoise.Redenoise`)."""
-
-    model: ViewModel
-    picture: Tensor
-    mask: Tensor
-
-    def __call__(self, images: Tensor, masks: Tensor, cameras: Cameras, level: float, seed: int, tick: Tick) -> Tensor:
-        steps = min(self.model.steps, MOST_DENOISING_STEPS)
-        return renoise_views(self.model, images, masks, self.picture, self.mask, level=level, seed=seed, steps=steps, tick=tick)
 
 
 @dataclass(frozen=True)
@@ -105,7 +89,8 @@ def outcomes_of(model: ViewModel, query: scenes.Views, perceptual: Perceptual, a
     more = with_changes(settings, steps=FIT_STEPS)
     longer, refined = (SplatFit(*given, start=first, settings=more, seed=seed, perceptual=perceptual) for _ in range(2))
     longer.run(FIT_STEPS)
-    loop = RenoiseLoop(refined, *given, Generator(model, picture, mask), perceptual)
+    generator = ViewModelRedenoise(model, picture, mask, steps=min(model.steps, DENOISING_STEPS))
+    loop = RenoiseLoop(refined, *given, generator, perceptual)
     loop.round(LEVEL, FIT_STEPS, seed)
     size = model.view_size
     ours, before, without = (

@@ -17,9 +17,8 @@ from ...pipelines.data.mesh import Mesh
 from ...pipelines.ops import mesh_sampling
 from ...pipelines.rendering.mesh import render_mesh
 from ...pipelines.rendering.splats import render_splats
-from ...pipelines.splats.fit import fit_splats
-from ...pipelines.splats.fit_settings import load_fit_preset
 from ...pipelines.splats.to_mesh import splats_to_mesh
+from ...pipelines.systems import im3d
 from .. import baselines, common, reconstruct, scenes
 from .report import Row, claim, optional_lpips, picture_scores, save_sheet, show_progress, summary
 
@@ -83,7 +82,7 @@ def splats_and_mesh(scene: scenes.Turntable, seed: int) -> Made:
     """Fit Splats, then Splats to Mesh, as they come."""
     views, size = scene.inputs, scenes.TURNTABLE_SIZE
     start, cpu = time.monotonic(), time.process_time()
-    splats = fit_splats(views.images, views.masks, views.cameras, settings=load_fit_preset(PRESET), seed=seed)[0].splats
+    splats = im3d.views_to_splats((views.images, views.masks, views.cameras), preset=PRESET, seed=seed)
     fitted, cpu = time.monotonic(), time.process_time() - cpu
     mesh = splats_to_mesh(splats)
     facts = {"seconds_fit": fitted - start, "cpu_seconds_fit": cpu, "seconds_mesh": time.monotonic() - fitted, "gaussians": len(splats)}

@@ -9,6 +9,7 @@ from lathe.bench import common, quality, scenes, warps
 from lathe.bench.quality_stages import loss_ablation, renoise_round, report, splat_fit
 from lathe.pipelines.splats.fit import fit_splats, with_changes
 from lathe.pipelines.splats.fit_settings import load_fit_preset
+from lathe.pipelines.systems import im3d
 
 KEY = "scopia/vase3"
 ARGUMENTS = argparse.Namespace(objects=common.BENCH_OBJECTS, meshes=None, all=False)
@@ -24,7 +25,7 @@ def small(monkeypatch, turntable):
     """One object and fits of four steps with few points."""
     monkeypatch.setattr(scenes, "chosen_keys", lambda arguments: [KEY])
     monkeypatch.setattr(scenes, "load_turntable", lambda arguments, key: turntable)
-    for stage in (splat_fit, loss_ablation, renoise_round):
+    for stage in (im3d, loss_ablation, renoise_round):
         monkeypatch.setattr(stage, "load_fit_preset", lambda name: with_changes(load_fit_preset(name), steps=4, points=1500))
 
 
@@ -89,7 +90,7 @@ def test_a_fit_that_fails_is_scored_as_an_empty_picture(monkeypatch, capsys, sma
     def refuse(*_, **__):
         raise ValueError("all pruned away")
 
-    monkeypatch.setattr(splat_fit, "fit_splats", refuse)
+    monkeypatch.setattr(im3d, "fit_splats", refuse)
     monkeypatch.setattr(splat_fit, "HULL_RESOLUTION", 48)
     status, result = run(monkeypatch, capsys, "--stage", "splat_fit")
     assert status == 1 and "all pruned away" in result["failures"][0] and result["seconds_fit"] is None

@@ -124,7 +124,7 @@ def test_two_runs_become_a_file_that_loads(data, tmp_path, monkeypatch):
 
 
 def test_the_calibration_object_is_learnt_by_heart_into_a_file(tmp_path, monkeypatch):
-    """The script that makes the networks of test_geolrm_auto.py, for two steps from a proposal that was not trained."""
+    """The script that makes the networks of test_geolrm_choose_attention.py, for two steps from a proposal that was not trained."""
     torch.manual_seed(0)
     (tmp_path / "proposal").mkdir()
     torch.save({"ema": sizes.new_proposal(TINY.proposal).state_dict()}, tmp_path / "proposal" / "checkpoint.pt")

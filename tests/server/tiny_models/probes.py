@@ -14,7 +14,8 @@ from comfy_api.latest import io
 
 def lathe(module: str):
     """A module of the pack under test, e.g. lathe("pipelines.reconstruction.lrm"); ComfyUI knows packs by the path of their folder."""
-    home = next(name for name in sys.modules if Path(name).name == "lathe" and Path(name).parent.name == "custom_nodes")
+    packs = (name for name in sys.modules if Path(name).name == "lathe" and Path(name).parent.name == "custom_nodes")
+    home = next(packs, "lathe")
     return importlib.import_module(f"{home}.{module}")
 
 
