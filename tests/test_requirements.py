@@ -12,8 +12,8 @@ import comfy_source
 import pytest
 from lathe_root import ROOT
 
-# Imported where they are installed, never required.
-OPTIONAL = {"nvdiffrast", "gsplat", "onnxruntime", "rembg", "torch_directml", "kiui", "accelerate", "tinycudann"}
+# Imported where they are installed, never required. pytorch_msssim serves benchmarks and tests.
+OPTIONAL = {"nvdiffrast", "gsplat", "onnxruntime", "rembg", "torch_directml", "kiui", "accelerate", "tinycudann", "pytorch_msssim"}
 COMFYUI_MODULES = {"comfy", "comfy_api", "folder_paths", "latent_preview", "nodes", "execution", "server"}
 
 

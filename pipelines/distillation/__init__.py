@@ -1,1 +1,1 @@
-"""Score distillation: priors that judge renders, and the loop that makes a field, a mesh or splats likelier to them."""
+"""Score distillation: priors that judge renders, and the loop that brings a field, a mesh or splats closer to them."""

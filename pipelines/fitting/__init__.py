@@ -1,1 +1,1 @@
-"""What the fits of splats and meshes and the distillation share: targets, perceptual distance, steps that fail, memory that runs out."""
+"""What all fits share: targets, the perceptual distance, steps that fail, memory that runs out."""

@@ -1,1 +1,1 @@
-"""Where network weights come from: the catalogue, safe file readers, downloads, adapters, the bundled mini models."""
+"""Where network weights come from: the catalogue, downloads, published formats, the bundled mini models."""
