@@ -204,12 +204,12 @@ class LathePriorFromViewModel(io.ComfyNode):
     def execute(cls, view_model, image, preset, strength, guidance, seed, mask=None) -> io.NodeOutput:
         from ..pipelines.distillation.view_model_prior import ViewGridDenoiser
         from ..pipelines.nets.attention import torch_attention
-        from ..pipelines.view_generation.sampling import on_background
+        from ..pipelines.view_generation.sampling import blend_on_background
 
         picture, outline = one_picture(image, mask, square=True)
         model = view_model.model
         with torch.inference_mode(False):
-            picture = on_background(picture.clone(), None if outline is None else outline.clone(), model.background)
+            picture = blend_on_background(picture.clone(), None if outline is None else outline.clone(), model.background)
             denoiser = ViewGridDenoiser(
                 model, picture, None if outline is None else outline.clone(), seed=seed, device=memory.device(),
                 attention=memory.attention() or torch_attention, use=view_model.use,
@@ -268,9 +268,9 @@ def one_picture(image: Any, mask: Any, square: bool = False) -> tuple[torch.Tens
 
 def on_white(picture: torch.Tensor, outline: torch.Tensor | None) -> torch.Tensor:
     """The picture on white, where its outline is known."""
-    from ..pipelines.view_generation.sampling import on_background
+    from ..pipelines.view_generation.sampling import blend_on_background
 
-    return on_background(picture, outline, (1.0, 1.0, 1.0))
+    return blend_on_background(picture, outline, (1.0, 1.0, 1.0))
 
 
 NODES = [LathePriorFromModel, LathePriorFromZero123, LathePriorFromViewModel, LatheCombinePriors]

@@ -280,14 +280,14 @@ class LatheRenoiseViews(io.ComfyNode):
 
     @classmethod
     def execute(cls, view_model, images, image, level, steps, guidance, seed, masks=None, image_mask=None) -> io.NodeOutput:
-        from ..pipelines.view_generation.sampling import on_background
+        from ..pipelines.view_generation.sampling import blend_on_background
 
         views, method = images_in(images), view_model.model.mask_method
         if masks is None:
             given = masks_of_views(views, method)
         else:
             given = masks_in(masks)
-            views = on_background(views, given, view_model.model.background)
+            views = blend_on_background(views, given, view_model.model.background)
         new = view_model.renoise(
             views, given, images_in(image), None if image_mask is None else masks_in(image_mask), progress.tick_for(cls),
             level=level, steps=steps, guidance=guidance or None, seed=seed,

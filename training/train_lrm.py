@@ -23,7 +23,7 @@ from lathe.pipelines.nets.mini_heads import PosedViews, activate_density  # noqa
 from lathe.pipelines.nets.mini_lrm import MiniLRM, network_volume  # noqa: E402
 from lathe.pipelines.nets.perceptual import perceptual_distance  # noqa: E402
 from lathe.pipelines.ops import camera_math  # noqa: E402
-from lathe.pipelines.ops.frames.triplane import network_cameras  # noqa: E402
+from lathe.pipelines.ops.frames.triplane import triplane_cameras  # noqa: E402
 from lathe.training import loop  # noqa: E402
 from lathe.training.lrm_batches import MODES, RADIUS, Sample, draw, patch_rays, posed  # noqa: E402
 from lathe.training.rendered import RenderedObjects  # noqa: E402
@@ -43,7 +43,7 @@ def half() -> torch.autocast:
 
 def planes_of(net: MiniLRM, samples: list[Sample]) -> tuple[Tensor, list[PosedViews]]:
     """Planes of a batch of samples with equally many views, and what the point input reads."""
-    cameras = torch.stack([network_cameras(s.cameras) for s in samples])
+    cameras = torch.stack([triplane_cameras(s.cameras) for s in samples])
     with torch.no_grad():
         volumes = torch.stack([network_volume(s.images, s.masks, s.cameras) for s in samples])
     planes = net.planes_of(torch.stack([s.images for s in samples]), cameras, volumes, dtype=torch.bfloat16)

@@ -24,7 +24,7 @@ from lathe.pipelines.nets.mini_lrm import MiniLRM  # noqa: E402
 from lathe.pipelines.nets.perceptual import perceptual_distance  # noqa: E402
 from lathe.pipelines.ops import camera_math  # noqa: E402
 from lathe.pipelines.ops.flexicubes import flexicubes, grid_cubes, regular_grid, sign_consistency  # noqa: E402
-from lathe.pipelines.ops.frames.triplane import to_world  # noqa: E402
+from lathe.pipelines.ops.frames.triplane import from_triplane  # noqa: E402
 from lathe.pipelines.ops.mesh_raster.dispatch import antialias, interpolate, rasterize_mesh
 from lathe.pipelines.ops.mesh_topology import make_topology  # noqa: E402
 from lathe.training import loop  # noqa: E402
@@ -40,7 +40,7 @@ class Extraction:
     """A mesh from the heads, with gradients only where the surface runs."""
 
     def __init__(self) -> None:
-        self.corners = to_world(regular_grid(RESOLUTION, GRID))
+        self.corners = from_triplane(regular_grid(RESOLUTION, GRID))
         self.cubes = grid_cubes(RESOLUTION)
 
     def __call__(self, heads: PointHeads, plane: Tensor, views: PosedViews) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -17,7 +17,7 @@ from ...pipelines.nets import geolrm as nets
 from ...pipelines.nets.attention import torch_attention
 from ...pipelines.nets.dino import IMAGE_MEAN, IMAGE_STD
 from ...pipelines.nets.geo_transformer import Form, Geometry
-from ...pipelines.ops.frames.geolrm import network_cameras
+from ...pipelines.ops.frames.geolrm import geolrm_cameras
 from ...pipelines.ops.rotary import rotate
 from ...pipelines.reconstruction.geolrm.stages import choose_tokens
 from .goldens import Outputs, find_manifest, seed_module, seeded
@@ -68,7 +68,7 @@ def _config(part: str, tiny: bool) -> nets.GeoLRMConfig:
 def outputs(name: str, golden: Golden) -> Outputs:
     """Every stage the golden holds."""
     want = {key: torch.from_numpy(value) for key, value in golden.items()}
-    c2w, K, _ = network_cameras(preset_cameras("zero123plus_v1.2"))
+    c2w, K, _ = geolrm_cameras(preset_cameras("zero123plus_v1.2"))
     yield "input_c2ws", c2w[None]
     yield "input_Ks", K[None]
     views = (want["input_c2ws"][0], want["input_Ks"][0])

@@ -62,7 +62,7 @@ def outputs(name: str, golden: Golden) -> Outputs:
     """Every stage the golden holds."""
     with torch.no_grad():
         net = build(name)
-        yield "input_cameras", triplane.network_cameras(preset_cameras("zero123plus_v1.2"))[None]
+        yield "input_cameras", triplane.triplane_cameras(preset_cameras("zero123plus_v1.2"))[None]
         images = seeded().seeded_input("images6", (1, 6, 3, 320, 320), "uniform")
         cameras = torch.from_numpy(golden["input_cameras"])
         if name.endswith("_full"):
@@ -160,7 +160,7 @@ def _nerf(net: TriplaneLRM, golden: Golden) -> Outputs:
     yield "ray_start", torch.where(hit, near, -1.0)[None, :, None]  # the published marks of a ray that misses
     yield "ray_end", torch.where(hit, far, -2.0)[None, :, None]
     # even draws end at share 1, where the last bit of a ray decides which of two samples is taken: the golden's rays, not ours
-    starts, rays = (triplane.to_world(torch.from_numpy(golden[key])[0]) for key in ("ray_o", "ray_d"))
+    starts, rays = (triplane.from_triplane(torch.from_numpy(golden[key])[0]) for key in ("ray_o", "ray_d"))
     decoder = copy.deepcopy(net.decoder)
     for prefix in ("", "x40_"):
         if prefix:

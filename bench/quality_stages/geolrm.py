@@ -127,14 +127,14 @@ def cameras_of_stage() -> tuple[dict[int, Cameras], Cameras]:
 
 def true_cells(arguments: argparse.Namespace, key: str, geolrm: GeoLRM) -> Tensor:
     """The cells that depth maps from all around say are surface (GeoLRM A.1), (Z, Y, X) as `propose` gives them."""
-    from ...pipelines.ops.frames.geolrm import network_cameras
+    from ...pipelines.ops.frames.geolrm import geolrm_cameras
     from ...pipelines.reconstruction.geolrm.stages import to_voxel
     from ...training.geolrm.occupancy import occupied_cells, surface_points
     from ...training.render_dataset import dataset_cameras
 
     cameras = dataset_cameras(Path(key).stem if arguments.meshes else key).select(list(range(32)))
     depths = load_depths(arguments, key, cameras, 2 * SIZE)
-    poses, _, unit = network_cameras(cameras)
+    poses, _, unit = geolrm_cameras(cameras)
     cells = occupied_cells(surface_points(depths / unit, poses, cameras.K), geolrm.proposal.config.grid)  # type: ignore[union-attr]
     return to_voxel(torch.where(cells, 1.0, -1.0)) > THRESHOLD
 

@@ -16,7 +16,7 @@ from ...pipelines.nets.attention import explicit_attention, torch_attention
 from ...pipelines.nets.triplane_field import TriplaneField, activate_color, sample_planes
 from ...pipelines.ops.color import srgb_to_linear
 from ...pipelines.ops.flexicubes import flexicubes, grid_cubes, regular_grid
-from ...pipelines.ops.frames.triplane import to_world
+from ...pipelines.ops.frames.triplane import from_triplane
 from ...pipelines.reconstruction.lrm import LRM
 from ...pipelines.reconstruction.lrm import reconstruct as lathe_reconstruct
 from ..parity_checks import instantmesh
@@ -118,7 +118,7 @@ def _obvious_mesh(field: TriplaneField) -> tuple[Tensor, Tensor]:
     points, faces = obvious_flexicubes.flexicubes(moved, sdf, resolution, weights)
     colors = activate_color(decoder.net_rgb(sample_planes(field.planes[None], points[None]))[0])
     assert len(colors) == len(points)
-    return to_world(points), faces
+    return from_triplane(points), faces
 
 
 def image_to_mesh_inputs() -> tuple[Any, LRM, Any]:

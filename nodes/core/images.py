@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...pipelines.data.views import count_assets as assets_of  # noqa: F401  (B of a batch of frames; nodes take it from here)
-
 
 def images_in(image: Tensor) -> Tensor:
     """IMAGE (N, H, W, C) -> (N, 3, H, W) float32 in [0, 1]. An alpha channel is dropped (see `alpha_in`), grey is repeated; whole numbers

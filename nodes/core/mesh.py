@@ -11,7 +11,6 @@ from comfy_api.latest import Types, io
 from torch import Tensor
 
 from ...pipelines.data.mesh import Mesh
-from ...pipelines.data.views import count_assets as assets_of  # noqa: F401  (B of a batch of frames; nodes take it from here)
 from .schema import MESH, _parameters, asset_input
 
 # Mesh files Lathe reads; the core has these sockets from about 0.12 on.

@@ -13,8 +13,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...pipelines.data.views import count_assets as assets_of  # noqa: F401  (B of a batch of frames; nodes take it from here)
-
 IMAGE, MASK, MESH, VOXEL = io.Image, io.Mask, io.Mesh, io.Voxel
 LOAD3D_CAMERA = io.Load3DCamera
 LOAD3D_MODEL_INFO = getattr(io, "Load3DModelInfo", None) or io.Custom("LOAD3D_MODEL_INFO")

@@ -18,12 +18,12 @@ from ..data.progress import Tick, no_tick
 from ..meshes import clean, extract, unwrap
 from ..nets.distil_net import DistilNet, copy_of
 from ..ops import camera_math, distil_losses
-from ..ops.color import linear_to_srgb, srgb_to_linear
+from ..ops.color import srgb_to_linear
+from ..ops.mesh_colors import colors_on_faces
 from ..ops.mesh_raster.dispatch import antialias, interpolate, rasterize_mesh
 from ..ops.mesh_sampling import sample_faces
 from ..ops.mesh_tools import face_vectors
 from ..ops.mesh_topology import Topology, make_topology
-from ..ops.texture_sampling import sample_texture
 from .cameras_and_shading import ReferenceView, Shading
 from .loop import Distillation, Drawn, adam
 from .priors import Prior, at_stage
@@ -36,7 +36,6 @@ START_CELLS = 96  # of the mesh that a field becomes first
 START_POINTS = 1 << 14  # of the surface that colours learn from in a step
 START_SPREAD = 0.02  # world units around the surface in which they learn them
 LEAST_AREA = 1e-6  # world units squared: a surface below it is degenerate
-BARE = 0.5  # sRGB of a mesh without colours
 POINTS_AT_ONCE = 1 << 18
 
 
@@ -233,7 +232,7 @@ class DistilMesh(Distillation):
             near = points + START_SPREAD * torch.randn(points.shape, generator=self.generator)
             near = near.to(self.device)
             with torch.no_grad():
-                target = _colors_on(mesh, face, bary).to(self.device) if field is None else field.color(near).clamp(0, 1)
+                target = colors_on_faces(mesh, face, bary).clamp(0, 1).to(self.device) if field is None else field.color(near).clamp(0, 1)
             optimiser.zero_grad(set_to_none=True)
             F.mse_loss(self.net(near)[1], target).backward()
             optimiser.step()
@@ -256,7 +255,7 @@ class DistilMesh(Distillation):
         self._open()
 
 
-def _depth_of(zw: Tensor, near: float = 0.05, far: float = 100.0) -> Tensor:
+def _depth_of(zw: Tensor, near: float = camera_math.NEAR, far: float = camera_math.FAR) -> Tensor:
     """z-depth of OpenGL's z / w; see `camera_math.clip_matrices`."""
     return 2 * near * far / ((far + near) - zw * (far - near))
 
@@ -268,17 +267,3 @@ def _normals(vertices: Tensor, faces: Tensor) -> Tensor:
     for corner in faces.unbind(1):
         sums = sums.index_add(0, corner, each)
     return F.normalize(sums, dim=1, eps=1e-12)
-
-
-def _colors_on(mesh: Mesh, face: Tensor, bary: Tensor) -> Tensor:
-    """sRGB (N, 3) of places on a mesh; grey where it has no colours."""
-    corners = mesh.faces[face]
-
-    def read(attribute: Tensor) -> Tensor:
-        return (attribute[corners] * bary[..., None]).sum(1)
-
-    if mesh.texture is not None and mesh.uvs is not None:
-        return sample_texture(mesh.texture, read(mesh.uvs)).clamp(0, 1)
-    if mesh.vertex_colors is not None:
-        return linear_to_srgb(read(mesh.vertex_colors).clamp(0, 1))
-    return torch.full((len(face), 3), BARE)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data.splats import Splats
 from ..disk.atomic import write_files
 from ..nets.geolrm import HALF
-from ..ops.frames.geolrm import splats_to_world
+from ..ops.frames.geolrm import splats_from_geolrm
 from ..ops.frames.splats import turn_upside
 from . import splat_packed, splat_ply
 
@@ -76,7 +76,7 @@ def load_splats(path: Path | str) -> Splats:
     splats = _usable(rows, path.name)
     if from_geolrm:
         log.info("Lathe: %s is a PLY of GeoLRM; it is turned from GeoLRM's own frame and doubled in size.", path.name)
-        return splats_to_world(splats, GEOLRM_UNIT)
+        return splats_from_geolrm(splats, GEOLRM_UNIT)
     return turn_upside(splats)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..data.mesh import Mesh
 from ..ops.mesh_colors import colors_at_vertices
-from ..ops.mesh_tools import face_components, face_vectors, taubin, weld
+from ..ops.mesh_tools import face_components, face_vectors, merge_vertices, taubin
 
 
 def clean(
@@ -20,7 +20,7 @@ def clean(
 ) -> Mesh:
     """Welds equal vertices and drops what is not surface: degenerate and doubled faces, crumbs, unused vertices.
 
-    Vertices weld only where their uvs and colours agree too, so textures and hard colour edges stay.
+    Vertices merge_vertices only where their uvs and colours agree too, so textures and hard colour edges stay.
 
     Args:
         min_component: connected parts with a smaller share of the whole area go; 0 keeps all.
@@ -30,10 +30,10 @@ def clean(
     Raises:
         ValueError: nothing would be left.
     """
-    number, first = weld(mesh.vertices, mesh.uvs, mesh.vertex_colors)
+    number, first = merge_vertices(mesh.vertices, mesh.uvs, mesh.vertex_colors)
     mesh = _rows(mesh, first, number[mesh.faces])
 
-    place, places = weld(mesh.vertices)
+    place, places = merge_vertices(mesh.vertices)
     faces = mesh.faces[_sound_faces(mesh.vertices, mesh.faces, place)]
     if faces.shape[0] == 0:
         raise ValueError("Cleaning: the mesh has no faces with an area; there is nothing to keep.")
@@ -44,7 +44,7 @@ def clean(
     keep[area.argmax()] = True
     mesh = _drop_unused(_rows(mesh, None, faces[keep[part]]))
     if smoothing > 0:
-        place, places = weld(mesh.vertices)
+        place, places = merge_vertices(mesh.vertices)
         smooth = taubin(mesh.vertices[places], place[mesh.faces], smoothing)[place]
         mesh = Mesh(smooth, mesh.faces, mesh.uvs, mesh.texture, mesh.vertex_colors)
     return mesh
@@ -66,7 +66,7 @@ def simplify(mesh: Mesh, faces: int) -> Mesh:
     import fast_simplification
     from scipy.spatial import cKDTree
 
-    place, places = weld(mesh.vertices)
+    place, places = merge_vertices(mesh.vertices)
     points = mesh.vertices[places]
     welded = place[mesh.faces]
     welded = welded[_sound_faces(points, welded)]

@@ -25,7 +25,6 @@ from ..fitting.targets import VIEWS_AT_ONCE, Targets
 from ..images import sheets
 from ..ops import camera_math
 from ..ops.flexicubes import FlexiSurface, sign_consistency
-from ..ops.losses import fitting_size  # noqa: F401  (one door to the fit)
 from ..ops.mesh_raster.dispatch import antialias, interpolate, rasterize_mesh
 from ..ops.mesh_topology import Topology, make_topology
 from ..plots.loss_curve import loss_curve

@@ -16,7 +16,7 @@ from ..data.progress import Tick, no_tick
 from ..fitting.targets import Targets
 from ..ops import camera_math
 from ..ops.mesh_raster.dispatch import antialias, interpolate, rasterize_mesh
-from ..ops.mesh_topology import make_topology, weld
+from ..ops.mesh_topology import make_topology, merged_faces
 from ..ops.texture_sampling import sample_texture
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class TextureFit:
         device, cameras = targets.images.device, targets.cameras
         self._faces, self._uvs = mesh.faces.to(device), mesh.uvs.to(device)
         vertices = mesh.vertices.to(device)
-        self._welded = weld(vertices, self._faces)
+        self._welded = merged_faces(vertices, self._faces)
         self._topology = make_topology(self._welded)
         self._pos = F.pad(vertices, (0, 1), value=1.0) @ camera_math.clip_matrices(cameras.c2w, cameras.K).to(device).transpose(1, 2)
         self._background = torch.tensor(settings.background, device=device)

@@ -6,16 +6,14 @@ import torch
 from torch import Tensor
 
 from ..data.mesh import Mesh
-from ..ops.color import linear_to_srgb, srgb_to_linear
+from ..ops.color import srgb_to_linear
 from ..ops.flexicubes import WEIGHTS_PER_CUBE, FlexiSurface, flexicubes, regular_grid
 from ..ops.flexicubes_tables import CORNERS
-from ..ops.mesh_colors import colors_at_vertices
+from ..ops.mesh_colors import colors_on_faces
 from ..ops.mesh_sdf import mesh_sdf
-from ..ops.texture_sampling import sample_texture
 
 BAND = 3.0  # cells on either side that the surface can move
 REACH = 0.45  # cells that a corner can be displaced
-BARE = 0.5  # sRGB of a mesh without colours
 
 
 class FlexiBand:
@@ -48,7 +46,7 @@ class FlexiBand:
         self.sdf = _leaf(start.sdf[start.corners].to(device))
         self.displacement = _leaf(torch.zeros(len(start.corners), 3, device=device))
         self.weights = _leaf(torch.zeros(len(cubes) + 1, WEIGHTS_PER_CUBE, device=device))
-        self.colors = _leaf(_start_colors(mesh, start.face, start.bary).to(device))
+        self.colors = _leaf(colors_on_faces(mesh, start.face, start.bary).to(device))
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -89,16 +87,3 @@ class FlexiBand:
 
 def _leaf(values: Tensor) -> Tensor:
     return values.detach().clone().requires_grad_(True)
-
-
-def _start_colors(mesh: Mesh, face: Tensor, bary: Tensor) -> Tensor:
-    """sRGB (M, 3) of places on a mesh."""
-    corners = mesh.faces[face]
-
-    def read(attribute: Tensor) -> Tensor:
-        return (attribute[corners] * bary[..., None]).sum(1)
-
-    if mesh.texture is not None and mesh.uvs is not None and mesh.vertex_colors is None:
-        return sample_texture(mesh.texture, read(mesh.uvs))
-    colors = colors_at_vertices(mesh)
-    return torch.full((len(face), 3), BARE) if colors is None else linear_to_srgb(read(colors))

@@ -15,7 +15,7 @@ from torch.nn.functional import gelu, grid_sample, interpolate
 
 from ..data.cameras import Cameras
 from ..ops import camera_math
-from ..ops.frames.triplane import network_cameras
+from ..ops.frames.triplane import triplane_cameras
 from .dino import ImageEncoder
 
 FRAMES = 4
@@ -85,7 +85,7 @@ class ElevationNet(nn.Module):
 def orbit_features(encoder: ImageEncoder, pictures: Tensor) -> Tensor:
     """(B, F, 3, S, S) framed pictures -> (B, tokens * dim): all tokens of a frame side by side, averaged over the frames."""
     pose = camera_math.orbit(torch.zeros(1), torch.zeros(1), 4.0)
-    camera = network_cameras(Cameras(pose, camera_math.intrinsics(30.0, 1), ("front",))).to(pictures.device)
+    camera = triplane_cameras(Cameras(pose, camera_math.intrinsics(30.0, 1), ("front",))).to(pictures.device)
     frames = pictures.flatten(0, 1)
     tokens = encoder(frames, camera.expand(len(frames), -1))
     return tokens.unflatten(0, pictures.shape[:2]).mean(1).flatten(1)

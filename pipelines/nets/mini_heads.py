@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.frames.triplane import to_network
+from ..ops.frames.triplane import to_triplane
 from ..ops.visual_hull import sample_views
 from .triplane_field import FLEXI_WEIGHTS, Head, sample_planes
 
@@ -53,7 +53,7 @@ class PointHeads(nn.Module):
 
     def features(self, planes: Tensor, points: Tensor, views: PosedViews) -> tuple[Tensor, Tensor | None]:
         """Inputs of the heads at world points (N, 3): (N, inputs), and the views' samples (V, N, 4) for the colour."""
-        triplane = sample_planes(planes[None], to_network(points)[None])[0]
+        triplane = sample_planes(planes[None], to_triplane(points)[None])[0]
         if not self.point_input:
             return triplane, None
         seen = sample_views(points, views.pictures, views.c2w, views.K)

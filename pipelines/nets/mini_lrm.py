@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..data.cameras import Cameras
 from ..data.field import Field
 from ..data.progress import Tick, no_tick
-from ..ops.frames.triplane import network_cameras
+from ..ops.frames.triplane import triplane_cameras
 from ..ops.visual_hull import hull_volume
 from .attention import Attention
 from .mini_heads import PointHeads, PosedViews
@@ -105,7 +105,7 @@ class MiniLRM(TriplaneLRM):
             raise ValueError("The mini reconstruction model needs the views' masks: put Mask Views before it, or wire the masks you have.")
         device = self.transformer.pos_embed.device
         volume = network_volume(images, masks, cameras)[None].to(device)
-        poses = network_cameras(cameras)[None].to(device)
+        poses = triplane_cameras(cameras)[None].to(device)
         planes = self.planes_of(images[None].to(device), poses, volume, dtype=dtype, attention=attention, tick=tick)
         heads: Any = copy.deepcopy(self.synthesizer.decoder).to("cpu", torch.float32).requires_grad_(False)
         views = PosedViews(torch.cat([images, masks], dim=1).cpu(), cameras.c2w, cameras.K)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data.field import FlexiGrid
 from ..data.progress import Tick, no_tick, part_of
 from ..ops.flexicubes import regular_grid
-from ..ops.frames.triplane import to_world
+from ..ops.frames.triplane import from_triplane
 from .mini_heads import PointHeads, PosedViews, activate_density
 
 FORMAT, VERSION = "lathe.projected_field", 1
@@ -65,7 +65,7 @@ class ProjectedField:
         if self.kind != "sdf":
             return None
         resolution = resolution or self.grid_res
-        corners = to_world(regular_grid(resolution, self.grid_scale).to(self.planes))
+        corners = from_triplane(regular_grid(resolution, self.grid_scale).to(self.planes))
         half = self.grid_scale / resolution / 2
         n = resolution + 1
         centres = corners.view(n, n, n, 3)[:-1, :-1, :-1].reshape(-1, 3) + half

@@ -1,7 +1,7 @@
 """A triplane and its heads as a function of space: what the reconstruction network's output means.
 
-The network's cube has +Z up and the object's front along +X; the world has +Y up and the front along +Z. `to_network` and `to_world` are
-the only place where one becomes the other; `planes`, `axis` and everything below them live in the network's space.
+The network's cube has +Z up and the object's front along +X; the world has +Y up and the front along +Z. `ops.frames.triplane` is the
+only place where one becomes the other; `planes`, `axis` and everything below them live in the network's space.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..data.field import FlexiGrid
 from ..data.progress import Tick, no_tick, part_of
 from ..ops.flexicubes import regular_grid
 from ..ops.flexicubes_tables import CORNERS
-from ..ops.frames.triplane import to_network, to_world
+from ..ops.frames.triplane import from_triplane, to_triplane
 
 DENSITY_LEVEL = 10.0  # where the published models put the surface of a density
 FLEXI_WEIGHTS = 21  # 12 beta, 8 alpha, 1 gamma a cube
@@ -214,7 +214,7 @@ class TriplaneField:
 
     def _query(self, head: nn.Module, points: Tensor, chunk: int = 65536) -> Tensor:
         """A head's raw numbers at world points (N, 3) -> (N, outputs)."""
-        network = to_network(points.to(self.planes.dtype))
+        network = to_triplane(points.to(self.planes.dtype))
         parts = [head(sample_planes(self.planes[None], part[None])[0]) for part in network.split(chunk)]
         return torch.cat(parts)
 
@@ -243,9 +243,9 @@ class TriplaneField:
         axis = vertices[: resolution + 1, 2]
         sdf, deformation, weights = flexi_parameters(self.planes, self.decoder, axis, chunk, tick)
         return FlexiGrid(
-            vertices=to_world(vertices),
+            vertices=from_triplane(vertices),
             sdf=sdf,
-            deformation=to_world(torch.tanh(deformation) / (4 * resolution)),
+            deformation=from_triplane(torch.tanh(deformation) / (4 * resolution)),
             weights=weights,
             resolution=resolution,
         )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..data.cameras import Cameras
 from ..data.field import Field
 from ..data.progress import Tick, no_tick
-from ..ops.frames.triplane import network_cameras
+from ..ops.frames.triplane import triplane_cameras
 from .attention import Attention, LayerNorm, Linear, linear, merge_heads, split_heads, torch_attention
 from .dino import ImageEncoder
 from .triplane_field import Decoder, TriplaneField
@@ -285,7 +285,7 @@ class TriplaneLRM(nn.Module):
             the field, on the CPU, independent of this network.
         """
         device = self.transformer.pos_embed.device
-        views, poses = images[None].to(device), network_cameras(cameras)[None].to(device)
+        views, poses = images[None].to(device), triplane_cameras(cameras)[None].to(device)
         planes = self.planes(views, poses, dtype=dtype, attention=attention, tick=tick)
         decoder = copy.deepcopy(self.decoder).to("cpu", torch.float32).requires_grad_(False)
         config = self.config

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops.frames.triplane import to_network
+from ..ops.frames.triplane import to_triplane
 from ..ops.volume_rendering import blur_weights, composite, sample_pdf
 from .triplane_field import TriplaneField, activate_color, activate_density, sample_planes
 
@@ -67,7 +67,7 @@ def render_rays_as_trained(field: TriplaneField, origins: Tensor, directions: Te
     def look(depths: Tensor) -> tuple[Tensor, Tensor]:
         points = origins[:, None] + depths[..., None] * directions[:, None]
         inside = (points.abs() <= field.bound).all(dim=-1)
-        out = field.decoder.net(sample_planes(field.planes[None], to_network(points).flatten(0, 1)[None])[0])
+        out = field.decoder.net(sample_planes(field.planes[None], to_triplane(points).flatten(0, 1)[None])[0])
         raw, color = out[:, 0].view(inside.shape), activate_color(out[:, 1:]).view(*inside.shape, 3)
         return torch.where(inside, raw, _OUTSIDE), torch.where(inside[..., None], color, 0.0)
 

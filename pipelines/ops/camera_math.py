@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+NEAR, FAR = 0.05, 100.0  # of clip space, world units
+
 
 def look_at(eye: Tensor, target: Tensor | None = None) -> Tensor:
     """Camera-to-world matrices of cameras at `eye` (V, 3) that look at `target` (3,), +Y up. Returns (V, 4, 4).
@@ -113,7 +115,7 @@ def rays(c2w: Tensor, K: Tensor, height: int, width: int) -> tuple[Tensor, Tenso
     return c2w[:, None, None, :3, 3].expand_as(directions), directions
 
 
-def clip_matrices(c2w: Tensor, K: Tensor, near: float = 0.05, far: float = 100.0) -> Tensor:
+def clip_matrices(c2w: Tensor, K: Tensor, near: float = NEAR, far: float = FAR) -> Tensor:
     """World-to-clip matrices (V, 4, 4), OpenGL clip space: y up, z in [-w, w], w = z-depth."""
     projection = torch.zeros_like(c2w)
     projection[:, 0, 0] = 2 * K[:, 0]

@@ -15,13 +15,13 @@ def face_vectors(vertices: Tensor, faces: Tensor) -> Tensor:
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """Unit normals (V, 3): the mean of the faces around a position, weighted by area, so that a texture seam does not show in them."""
-    place, first = weld(vertices)
+    place, first = merge_vertices(vertices)
     sums = vertices.new_zeros(len(first), 3)
     sums.index_add_(0, place[faces].reshape(-1), face_vectors(vertices, faces).repeat_interleave(3, dim=0))
     return torch.nn.functional.normalize(sums[place], dim=1)
 
 
-def weld(vertices: Tensor, *attributes: Tensor | None) -> tuple[Tensor, Tensor]:
+def merge_vertices(vertices: Tensor, *attributes: Tensor | None) -> tuple[Tensor, Tensor]:
     """Finds vertices that coincide: same place within a millionth of the mesh's size, and the same attributes.
 
     Returns:

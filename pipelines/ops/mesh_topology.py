@@ -27,7 +27,7 @@ class Topology:
         return Topology(self.edges.to(device), self.offsets.to(device), self.opposite.to(device))
 
 
-def weld(vertices: Tensor, tri: Tensor) -> Tensor:
+def merged_faces(vertices: Tensor, tri: Tensor) -> Tensor:
     """Faces (F, 3) renamed so that vertices (V, 3) at exactly the same place count as one, the first of them.
 
     A mesh cut along its texture seams is closed again for topology and normals; the vertices themselves stay as they are.
@@ -46,7 +46,7 @@ def make_topology(tri: Tensor, vertices: Tensor | None = None) -> Topology:
     With `vertices` (V, 3), those at the same place count as one: without, every texture seam would be a border.
     """
     if vertices is not None:
-        tri = weld(vertices, tri)
+        tri = merged_faces(vertices, tri)
     i, j, k = tri.unbind(-1)
     i, j, k = tri[(i != j) & (j != k) & (k != i)].unbind(-1)
     ends = torch.stack([torch.cat([j, k, i]), torch.cat([k, i, j])], dim=-1)

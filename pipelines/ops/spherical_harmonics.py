@@ -10,7 +10,8 @@ from math import pi, sqrt
 import torch
 from torch import Tensor
 
-MOST_DEGREES = 3
+from ..data.splats import MOST_DEGREES
+
 OFFSET = 0.5  # a Gaussian whose coefficients are all 0 is grey
 CONSTANT = sqrt(1 / (4 * pi))  # the basis function of degree 0
 

@@ -24,14 +24,11 @@ class LRM:
         net: the network; whoever loads it puts it on its device and stores it in its precision (`TriplaneLRM.cast_trunk`).
         name: for people.
         background: colour behind the object in the views it was trained on.
-        camera_radius, fov: distance and field of view (degrees) of the cameras at which it works best.
     """
 
     net: TriplaneLRM
     name: str
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    camera_radius: float = 4.0
-    fov: float = 30.0
 
     @property
     def config(self) -> LRMConfig:

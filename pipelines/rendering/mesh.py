@@ -14,7 +14,7 @@ from ..data.progress import Tick, no_tick
 from ..ops import camera_math
 from ..ops.color import linear_to_srgb
 from ..ops.mesh_raster.dispatch import antialias, interpolate, rasterize_mesh
-from ..ops.mesh_topology import Topology, make_topology, weld
+from ..ops.mesh_topology import Topology, make_topology, merged_faces
 from ..ops.texture_sampling import sample_texture
 from .views import RenderedViews, _check, _preview
 
@@ -66,7 +66,7 @@ class _MeshScene:
 
     def __init__(self, mesh: Mesh, device: torch.device) -> None:
         self.vertices, self.faces = mesh.vertices.to(device), mesh.faces.to(device)
-        self.welded = weld(self.vertices, self.faces)
+        self.welded = merged_faces(self.vertices, self.faces)
         self.topology: Topology = make_topology(self.welded)
         corners = self.vertices[self.welded]
         self.face_normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

@@ -1,25 +1,18 @@
 """Adaptive density control of a fit (Kerbl et al. 2023, section 5.2): where Gaussians are cloned, split and pruned.
 
 The strategy looks at what the renderer left behind and answers with rows: which Gaussians stay, which are made anew from which, so
-that the parameters and the optimiser's memory of them can follow. Where gsplat draws, gsplat's own strategy decides; elsewhere the same
-rules in plain PyTorch do, row for row alike.
+that the parameters and the optimiser's memory of them can follow. A test holds the rows against those of gsplat's own strategy.
 """
 
 from __future__ import annotations
 
-import importlib
-import logging
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from ..ops.quaternions import rotation_matrices
-from ..ops.splat_raster.dispatch import Rendered, backend_for
-
-log = logging.getLogger(__name__)
+from ..ops.splat_raster.dispatch import Rendered
 
 SPLIT_SHRINK = 1.6  # a split Gaussian's halves are this much smaller than it was
 
@@ -116,45 +109,25 @@ class Densify:
         rules = self.rules
         size = scales.amax(dim=1)
         pruned = too_faint_or_large(opacities, size, rules)
+        grow = self.grows(state, pruned)
+        split = grow & (size > rules.split_scale)
+        kept, clones, halves = (mask.nonzero()[:, 0] for mask in (~pruned & ~split, grow & ~split, split))
+        source = torch.cat([kept, clones, halves, halves])
+        fresh = torch.ones_like(source, dtype=torch.bool)
+        fresh[: len(kept)] = False
+        halved = torch.zeros_like(fresh)
+        halved[len(kept) + len(clones) :] = True
+        return Change(source, fresh, halved, int(pruned.sum()))
+
+    def grows(self, state: State, pruned: Tensor) -> Tensor:
+        """(N,) bool, the Gaussians to clone or split: those with the largest gradients where not all may."""
         pull = state["gradient"] / state["seen"].clamp_min(1)
-        grow = (pull > rules.gradient) & ~pruned
-        room = max(rules.most - int((~pruned).sum()), 0)
+        grow = (pull > self.rules.gradient) & ~pruned
+        room = max(self.rules.most - int((~pruned).sum()), 0)
         if int(grow.sum()) > room:
             order = torch.argsort(torch.where(grow, pull, -1.0), descending=True, stable=True)
             grow = torch.zeros_like(grow).index_fill(0, order[:room], True)
-        theirs = gsplat_strategy(scales.device.type)
-        if theirs is None:
-            rows = _rows_after(grow, pruned, size > rules.split_scale)
-        else:
-            rows = theirs.rows_after(
-                torch.where(grow, pull, 0.0), scales, opacities, gradient=rules.gradient, split_scale=rules.split_scale,
-                opacity=rules.opacity, largest_scale=rules.largest_scale,
-            )  # fmt: skip
-        return Change(*rows, int(pruned.sum()))
-
-
-def _rows_after(grow: Tensor, pruned: Tensor, large: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Source, fresh and halved of a Change: the obvious form of `densify_gsplat.rows_after`."""
-    split = grow & large
-    kept, clones, halves = (mask.nonzero()[:, 0] for mask in (~pruned & ~split, grow & ~split, split))
-    source = torch.cat([kept, clones, halves, halves])
-    fresh = torch.ones_like(source, dtype=torch.bool)
-    fresh[: len(kept)] = False
-    halved = torch.zeros_like(fresh)
-    halved[len(kept) + len(clones) :] = True
-    return source, fresh, halved
-
-
-@cache
-def gsplat_strategy(kind: str) -> ModuleType | None:
-    """The backend that asks gsplat, where gsplat is what draws on devices of this type; else None."""
-    if not backend_for(kind).__name__.endswith("splat_raster.gsplat_form"):
-        return None
-    try:
-        return importlib.import_module(".densify_gsplat", __package__)
-    except ImportError as error:
-        log.info("gsplat draws, but has no strategy that can be used (%s); ours decides.", error)
-        return None
+        return grow
 
 
 def too_faint_or_large(opacities: Tensor, size: Tensor, rules: DensifyRules) -> Tensor:

@@ -19,7 +19,6 @@ from ..fitting.loop import MOST_BAD_STEPS, FitBroken
 from ..fitting.perceptual import Perceptual, load_perceptual
 from ..fitting.targets import VIEWS_AT_ONCE, Targets
 from ..images import sheets
-from ..ops.losses import fitting_size  # noqa: F401  (one door to the fit)
 from ..ops.splat_raster.dispatch import Rendered, render_gaussians, splat_cameras
 from ..plots.loss_curve import loss_curve
 from ..rendering.splats import render_splats

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data.cameras import Cameras
 from ..data.progress import Tick, no_tick
+from ..data.views import on_background
 from ..fitting.perceptual import Perceptual
 from ..images import foreground
 from ..ops.losses import fitting_size, resize_area
@@ -128,8 +129,7 @@ def disagreement(
         images, renders: (V, 3, H, W) in [0, 1].  masks: (V, 1, H, W), 1 = object, or None.
         longest: larger pictures are compared at this longest side, pixels.
     """
-    if masks is not None:
-        images = torch.where(masks > 0.01, images, images.new_tensor(list(background)).view(1, 3, 1, 1))
+    images = on_background(images, masks, background)
     size = fitting_size(images.shape[2], images.shape[3], longest)
     device = next(perceptual.net.parameters()).device
     with torch.no_grad():

@@ -11,9 +11,9 @@ from ..data.mesh import Mesh
 from ..data.progress import Tick, no_tick
 from ..data.splats import Splats
 from ..ops.color import linear_to_srgb
+from ..ops.mesh_colors import colors_on_faces
 from ..ops.mesh_sampling import sample_faces
 from ..ops.spherical_harmonics import CONSTANT, OFFSET
-from ..ops.texture_sampling import sample_texture
 from ..ops.visual_hull import cell_centres, sample_views
 
 CENTRE_RADIUS = 0.5
@@ -79,14 +79,8 @@ def start_from_mesh(mesh: Mesh, count: int, seed: int) -> Splats:
             points, torch.full_like(points, 0.5) if mesh.vertex_colors is None else linear_to_srgb(mesh.vertex_colors[chosen])
         )
     points, face, weights = sample_faces(mesh, count, seed)
-    corners = mesh.faces[face]
-    a, b, c = mesh.vertices[corners].unbind(1)
-    colors = torch.full((count, 3), 0.5)
-    if mesh.texture is not None and mesh.uvs is not None:
-        colors = sample_texture(mesh.texture, (mesh.uvs[corners] * weights[..., None]).sum(1))
-    elif mesh.vertex_colors is not None:
-        colors = linear_to_srgb((mesh.vertex_colors[corners] * weights[..., None]).sum(1))
-    return start_from_points(points, colors, normals=torch.linalg.cross(b - a, c - a))
+    a, b, c = mesh.vertices[mesh.faces[face]].unbind(1)
+    return start_from_points(points, colors_on_faces(mesh, face, weights), normals=torch.linalg.cross(b - a, c - a))
 
 
 def start_from_voxel(volume: Tensor, threshold: float, most: int, seed: int, extent: float = 1.0) -> Splats:

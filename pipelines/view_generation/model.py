@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.cameras import Cameras
+from ..images import sheets
 
 SAMPLERS = ("euler_ancestral", "dpmpp_2m")
 
@@ -217,15 +218,12 @@ class ViewModel:
 
 def views_from_grid(grid: Tensor, rows: int, columns: int) -> Tensor:
     """(1, C, rows * h, columns * w) -> (rows * columns, C, h, w), row by row."""
-    channels = grid.shape[1]
-    cells = grid[0].unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
-    return cells.permute(1, 3, 0, 2, 4).reshape(rows * columns, channels, cells.shape[2], cells.shape[4])
+    return sheets.split(grid, columns, rows)
 
 
 def grid_from_views(views: Tensor, rows: int, columns: int) -> Tensor:
     """The inverse of `views_from_grid`."""
-    cells = views.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)
-    return cells.flatten(3, 4).flatten(1, 2)[None]
+    return sheets.tile(views, columns, rows)
 
 
 def turned_apart(cameras: Cameras, azimuths: Sequence[float] | Tensor, elevations: Sequence[float] | Tensor | None = None) -> float:

@@ -228,10 +228,10 @@ def _checked_images(image: Tensor, mask: Tensor | None, background: tuple[float,
         raise ValueError(f"Generate views: the mask's shape {tuple(mask.shape)} does not fit the picture's {tuple(image.shape)}.")
     if not torch.isfinite(masks).all():
         raise ValueError("Generate views: the mask holds NaN or infinite numbers.")
-    return on_background(images, masks, background)
+    return blend_on_background(images, masks, background)
 
 
-def on_background(images: Tensor, masks: Tensor | None, background: tuple[float, float, float]) -> Tensor:
+def blend_on_background(images: Tensor, masks: Tensor | None, background: tuple[float, float, float]) -> Tensor:
     """Pictures (B, 3, H, W) in [0, 1] laid on a colour by their masks (B, 1, H, W), 1 = object; as they are where they stand on it.
 
     Raises:

@@ -25,7 +25,6 @@ class CatalogEntry:
         bytes: size of the download; None where not known.
         parameters: how many numbers the network has.
         licence, licence_note: of the weights.
-        memory_gib: measured peaks by device and precision; None where not measured.
     """
 
     name: str
@@ -41,7 +40,6 @@ class CatalogEntry:
     parameters: int
     licence: str
     licence_note: str
-    memory_gib: dict[str, float | None]
 
     @property
     def is_folder(self) -> bool:

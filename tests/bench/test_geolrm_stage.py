@@ -10,7 +10,7 @@ import torch
 from lathe.bench import common, quality, scenes
 from lathe.bench.quality_stages import geolrm
 from lathe.pipelines.nets.geolrm import cube_points
-from lathe.pipelines.ops.frames.geolrm import network_cameras
+from lathe.pipelines.ops.frames.geolrm import geolrm_cameras
 from lathe.pipelines.reconstruction.geolrm.stages import to_splats
 from lathe.pipelines.rendering.splats import render_splats
 
@@ -36,7 +36,7 @@ def test_true_cells_lie_on_the_object():
     (views,) = scenes.load_views(arguments, KEY, [inputs[4]], 64)
     points = cube_points(40)[cells.permute(0, 2, 1).flatten()]
     solid = torch.tensor([1.0, 0.012, 0.012, 0.012, 1, 0, 0, 0, 0, 0, 0]).expand(len(points), -1)
-    splats = to_splats(torch.cat([points, solid], dim=1), network_cameras(views.cameras)[2])
+    splats = to_splats(torch.cat([points, solid], dim=1), geolrm_cameras(views.cameras)[2])
     drawn, truth = render_splats(splats, views.cameras, 64, 64).masks > 0.5, views.masks > 0.5
     assert float((drawn & truth).sum() / truth.sum()) > 0.99
     assert float((drawn & truth).sum() / (drawn | truth).sum()) > 0.65

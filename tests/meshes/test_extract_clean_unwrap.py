@@ -12,7 +12,7 @@ from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.meshes import clean, extract, unwrap
 from lathe.pipelines.ops.color import linear_to_srgb, srgb_to_linear
 from lathe.pipelines.ops.flexicubes import regular_grid
-from lathe.pipelines.ops.mesh_tools import face_components, taubin, vertex_normals, weld
+from lathe.pipelines.ops.mesh_tools import face_components, merge_vertices, taubin, vertex_normals
 
 
 class Ball:
@@ -152,7 +152,7 @@ def test_cleaning_welds_but_keeps_texture_seams():
     assert seamed.vertices.shape == (36, 3)
     torch.testing.assert_close(seamed.uvs[seamed.faces], uvs[split.faces])
     smooth = clean.clean(Mesh(split.vertices, split.faces, uvs), smoothing=3)
-    assert weld(smooth.vertices)[1].shape == (8,), "smoothing must not tear seams open"
+    assert merge_vertices(smooth.vertices)[1].shape == (8,), "smoothing must not tear seams open"
 
 
 def test_cleaning_keeps_non_manifold_meshes_whole():

@@ -8,7 +8,7 @@ from lathe.pipelines.nets.mini_heads import PosedViews, activate_density, densit
 from lathe.pipelines.nets.mini_lrm import MiniLRM, network_volume
 from lathe.pipelines.nets.projected_field import ProjectedField
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.ops.frames.triplane import to_network
+from lathe.pipelines.ops.frames.triplane import to_triplane
 
 
 def views(count: int = 6) -> tuple[torch.Tensor, torch.Tensor, Cameras]:
@@ -33,7 +33,7 @@ def net() -> MiniLRM:
 
 def test_volume_lies_in_the_networks_axes():
     volume = network_volume(*views())
-    middle = to_network(torch.tensor([0.6, -0.5, 0.1]))
+    middle = to_triplane(torch.tensor([0.6, -0.5, 0.1]))
     x, y, z = ((middle + 1) / 2 * volume.shape[-1]).long().tolist()
     assert volume[0, z, y, x] > 0.9
     assert volume[1:, z, y, x].tolist() == pytest.approx([1.0, 0.6, 0.2], abs=0.02)

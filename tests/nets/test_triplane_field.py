@@ -14,7 +14,7 @@ from lathe.pipelines.nets.triplane_field import Decoder, TriplaneField, activate
 from lathe.pipelines.nets.triplane_lrm import PUBLISHED
 from lathe.pipelines.nets.triplane_render import Draws, render_rays_as_trained
 from lathe.pipelines.ops.flexicubes import flexicubes, grid_cubes
-from lathe.pipelines.ops.frames.triplane import to_network, to_world
+from lathe.pipelines.ops.frames.triplane import from_triplane, to_triplane
 
 
 def field_of(kind, sharper=1.0):
@@ -39,12 +39,12 @@ def nerf():
 
 def test_the_two_spaces_are_one_rotation_apart():
     front, up = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 0.0])
-    assert to_network(front).tolist() == [1, 0, 0]
-    assert to_network(up).tolist() == [0, 0, 1]
+    assert to_triplane(front).tolist() == [1, 0, 0]
+    assert to_triplane(up).tolist() == [0, 0, 1]
     points = torch.randn(5, 7, 3)
-    assert torch.equal(to_world(to_network(points)), points)
-    assert torch.equal(to_network(to_world(points)), points)
-    assert torch.linalg.det(to_network(torch.eye(3))) == 1  # a rotation, so nothing is mirrored
+    assert torch.equal(from_triplane(to_triplane(points)), points)
+    assert torch.equal(to_triplane(from_triplane(points)), points)
+    assert torch.linalg.det(to_triplane(torch.eye(3))) == 1  # a rotation, so nothing is mirrored
 
 
 def test_a_bump_on_a_plane_shows_where_its_axes_say():
@@ -71,17 +71,17 @@ def test_grid_predictions_equal_the_published_ones(mesh):
     assert isinstance(field, Field)
     assert (field.kind, field.level, field.bound) == ("sdf", 0.0, 1.05)
     grid = field.flexi_grid()
-    assert torch.equal(to_network(grid.vertices), mesh["grid_verts"])
+    assert torch.equal(to_triplane(grid.vertices), mesh["grid_verts"])
     assert grid.resolution == 16
     assert worst(grid.sdf, mesh["sdf"][0, :, 0]) < 2e-5
-    assert worst(to_network(grid.deformation), mesh["deformation"][0]) < 2e-6
+    assert worst(to_triplane(grid.deformation), mesh["deformation"][0]) < 2e-6
     assert worst(grid.weights, mesh["weight"][0]) < 2e-6
     assert worst(field.geometry(grid.vertices), mesh["sdf_raw"][0, :, 0]) < 2e-5
 
 
 def test_the_published_mesh_comes_out(mesh):
     grid = field_of("mesh").flexi_grid()
-    corners = to_network(grid.vertices + grid.deformation)
+    corners = to_triplane(grid.vertices + grid.deformation)
     surface = flexicubes(corners, grid.sdf, 16, grid.weights)
     assert worst(surface.vertices, mesh["mesh_v"]) < 2e-5
     triangles = [{tuple(sorted(face)) for face in faces.tolist()} for faces in (surface.faces, mesh["mesh_f"])]
@@ -90,8 +90,8 @@ def test_the_published_mesh_comes_out(mesh):
 
 def test_colours_equal_the_published_ones(mesh):
     field = field_of("mesh")
-    assert worst(field.color(to_world(mesh["points1000"][0])), mesh["tex_at_points"][0].clamp(0, 1)) < 2e-5
-    colors = field.color(to_world(mesh["mesh_v"]))
+    assert worst(field.color(from_triplane(mesh["points1000"][0])), mesh["tex_at_points"][0].clamp(0, 1)) < 2e-5
+    colors = field.color(from_triplane(mesh["mesh_v"]))
     assert worst(colors, mesh["mesh_c_float"].clamp(0, 1)) < 2e-5
     assert ((colors * 255).to(torch.uint8).int() - mesh["mesh_c"].int()).abs().max() <= 1
 
@@ -118,9 +118,9 @@ def test_density_and_colour_equal_the_published_ones(nerf):
     features = sample_planes(field.planes[None], points[None])
     assert worst(features.unflatten(-1, (3, -1)).transpose(1, 2), nerf["sampled_features"]) < 2e-5
     assert worst(activate_density(field.decoder.net(features)[..., :1]), nerf["point_sigma"]) < 2e-5
-    assert worst(field.color(to_world(points)), nerf["point_rgb"][0].clamp(0, 1)) < 2e-5
+    assert worst(field.color(from_triplane(points)), nerf["point_rgb"][0].clamp(0, 1)) < 2e-5
     inside = (points.abs() <= 1).all(dim=1)
-    density = field.geometry(to_world(points))
+    density = field.geometry(from_triplane(points))
     assert 0 < inside.sum() < 1000
     assert worst(density[inside], nerf["point_sigma"][0, inside, 0]) < 2e-5
     assert density[~inside].abs().max() == 0
@@ -130,7 +130,7 @@ def test_density_and_colour_equal_the_published_ones(nerf):
 @pytest.mark.parametrize("sharper", [1.0, 40.0])
 def test_a_grid_of_densities_equals_the_published_one(nerf, sharper):
     axis = torch.linspace(-1, 1, 24)
-    points = to_world(torch.cartesian_prod(axis, axis, axis))
+    points = from_triplane(torch.cartesian_prod(axis, axis, axis))
     field = field_of("nerf", sharper)
     name = "grid24" if sharper == 1 else "x40_grid24"
     assert worst(field.geometry(points), nerf[f"{name}_sigma"].flatten()) < 1e-4
@@ -143,7 +143,7 @@ def test_volume_rendering_equals_the_published_one(nerf, name):
     field = field_of("nerf", 40.0 if name.startswith("x40") else 1.0)
     samples = TINY.samples_per_ray // 2
     draws = Draws.random(1024, samples, torch.Generator().manual_seed(1234)) if name == "seed1234" else Draws.even(1024, samples)
-    color, depth, alpha = render_rays_as_trained(field, to_world(nerf["ray_o"][0]), to_world(nerf["ray_d"][0]), draws)
+    color, depth, alpha = render_rays_as_trained(field, from_triplane(nerf["ray_o"][0]), from_triplane(nerf["ray_d"][0]), draws)
     assert worst(color.T, nerf[f"{name}_images_rgb"][0, 0].flatten(1)) < 2e-5
     assert worst(depth, nerf[f"{name}_images_depth"][0, 0].flatten()) < 5e-5
     assert worst(alpha, nerf[f"{name}_images_weight"][0, 0].flatten()) < 2e-5
@@ -164,9 +164,9 @@ def test_full_size_grids_equal_the_published_ones(variant):
     field = TriplaneField(torch.from_numpy(expected["planes"][0]), decoder)
     grid = field.flexi_grid()
     assert worst(grid.sdf, torch.from_numpy(expected["sdf"][0, :, 0])) < 2e-4
-    assert worst(to_network(grid.deformation)[::97], torch.from_numpy(expected["deformation_stride97"][0])) < 2e-6
+    assert worst(to_triplane(grid.deformation)[::97], torch.from_numpy(expected["deformation_stride97"][0])) < 2e-6
     assert worst(grid.weights[::97], torch.from_numpy(expected["weight_stride97"][0])) < 2e-5
-    sphere = to_world(torch.from_numpy(expected["sphere_mesh_v"]))
+    sphere = from_triplane(torch.from_numpy(expected["sphere_mesh_v"]))
     assert worst(field.color(sphere), torch.from_numpy(expected["sphere_mesh_c"]).clamp(0, 1)) < 2e-4
 
 
@@ -175,7 +175,7 @@ def test_full_size_grids_equal_the_published_ones(variant):
 
 def obvious_grid(field, resolution):
     """Features of every corner, gathered for every cube, through the whole heads."""
-    vertices = to_network(field.flexi_grid(resolution).vertices)
+    vertices = to_triplane(field.flexi_grid(resolution).vertices)
     features = sample_planes(field.planes[None], vertices[None])[0]
     decoder = field.decoder
     weights = 0.1 * decoder.net_weight(features[grid_cubes(resolution)].flatten(1))
@@ -189,7 +189,7 @@ def test_the_lattice_form_equals_the_obvious_one(resolution):
     grid = field.flexi_grid(resolution, chunk=700)
     assert grid.resolution == resolution
     assert worst(grid.sdf, sdf) < 5e-6
-    assert worst(to_network(grid.deformation), deformation) < 5e-6
+    assert worst(to_triplane(grid.deformation), deformation) < 5e-6
     assert worst(grid.weights, weights) < 5e-6
 
 

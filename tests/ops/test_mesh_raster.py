@@ -10,7 +10,7 @@ import torch
 from lathe.pipelines.ops import camera_math, numba_jit
 from lathe.pipelines.ops.mesh_raster import dispatch, numba_form, torch_form
 from lathe.pipelines.ops.mesh_raster.dispatch import antialias, interpolate, rasterize_mesh
-from lathe.pipelines.ops.mesh_topology import Topology, make_topology, weld
+from lathe.pipelines.ops.mesh_topology import Topology, make_topology, merged_faces
 from torch import Tensor
 
 QUAD = torch.tensor([[0, 1, 2], [0, 2, 3]])
@@ -278,7 +278,7 @@ def test_antialiasing_leaves_the_inside_of_a_cut_mesh_alone() -> None:
     soup, corners = torch.arange(3 * len(tri)).view(-1, 3), vertices[tri].reshape(-1, 3)
     whole, cut = make_topology(tri), make_topology(soup, corners)
     assert len(whole.edges) == len(cut.edges) == 3 * len(tri) // 2
-    assert torch.equal(corners[weld(corners, soup)], corners[soup])
+    assert torch.equal(corners[merged_faces(corners, soup)], corners[soup])
     pos = to_clip(corners, matrices())
     face, _, zw = rasterize_mesh(pos, soup, (80, 80))
     expected = numba_form.crossings(to_clip(vertices, matrices()), tri, face, zw, whole)

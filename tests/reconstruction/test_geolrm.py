@@ -15,7 +15,8 @@ from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.nets.geolrm import cube_points, project
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.ops.frames.geolrm import network_cameras, to_world
+from lathe.pipelines.ops.frames.geolrm import from_geolrm, geolrm_cameras
+from lathe.pipelines.ops.spherical_harmonics import CONSTANT
 from lathe.pipelines.ops.visual_hull import cell_centres
 from lathe.pipelines.plots.occupancy import occupancy_picture
 from lathe.pipelines.reconstruction.geolrm import attention_verdicts, calibration, choose_attention, occupancy_score, stages
@@ -96,7 +97,7 @@ def test_splats_have_the_colours_of_their_side_and_look_like_the_views(handmade,
     cells = cell_centres(24, extent)[occupancy > 0.5]
     near = torch.cdist(splats.positions, cells, compute_mode="donot_use_mm_for_euclid_dist")
     assert len(splats) == len(cells) and float(near.amin(0).max()) < 1e-4 and float(near.amin(1).max()) < 1e-4
-    color = 0.5 + stages.SH_DC * splats.sh[:, 0]
+    color = 0.5 + CONSTANT * splats.sh[:, 0]
     left, right = color[splats.positions[:, 0] > 0.35], color[splats.positions[:, 0] < -0.35]
     assert float((left[:, 0] - left[:, 2]).mean()) > 0.3 and float((right[:, 0] - right[:, 2]).mean()) < -0.2
     shown = render_splats(splats, SIX, 112, 112).images
@@ -118,7 +119,7 @@ def test_cells_go_through_a_voxel_and_keep_their_indices():
     marked = torch.full((6, 6, 6), -1.0)
     marked[x, y, z] = 1.0
     assert torch.nonzero(stages.to_voxel(marked) > 0.5).tolist() == [[x, z, y]]
-    place = to_world(stages.anchors(stages.to_voxel(marked), 0.5), network_cameras(cameras)[2])
+    place = from_geolrm(stages.anchors(stages.to_voxel(marked), 0.5), geolrm_cameras(cameras)[2])
     assert torch.allclose(place[0], cell_centres(6, extent)[x, z, y], atol=1e-6)
 
 
@@ -142,13 +143,13 @@ def test_the_frames_agree_on_projections_whatever_the_camera():
     cameras = orbit_cameras(4, elevation=25, radius=3.3)
     K = cameras.K * torch.tensor([1.1, 0.9, 1.2, 0.8])
     cameras = Cameras(cameras.c2w, K, cameras.names)
-    c2w, net_K, unit = network_cameras(cameras)
+    c2w, net_K, unit = geolrm_cameras(cameras)
     points = torch.rand(40, 3, generator=torch.Generator().manual_seed(0)) - 0.5
-    ours, _ = camera_math.project(to_world(points, unit), cameras.c2w, cameras.K)
+    ours, _ = camera_math.project(from_geolrm(points, unit), cameras.c2w, cameras.K)
     assert float((project(points, c2w, net_K) - ours).abs().max()) < 1e-5
     assert unit == pytest.approx(3.3 / 1.5, rel=1e-5)
     with pytest.raises(ValueError, match="in the middle of the object"):
-        network_cameras(Cameras(torch.eye(4)[None], cameras.K[:1], ("a",)))
+        geolrm_cameras(Cameras(torch.eye(4)[None], cameras.K[:1], ("a",)))
 
 
 def test_views_that_are_not_square_are_put_on_a_square_canvas(views):

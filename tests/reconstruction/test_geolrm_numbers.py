@@ -8,7 +8,7 @@ import torch
 from data.tiny_geolrm import tiny_model
 from lathe.pipelines.cameras.orbits import posed_cameras
 from lathe.pipelines.nets.geolrm import FAR, project
-from lathe.pipelines.ops.frames.geolrm import to_world
+from lathe.pipelines.ops.frames.geolrm import from_geolrm
 from lathe.pipelines.ops.quaternions import rotation_matrices
 from lathe.pipelines.reconstruction.geolrm import attention_verdicts, calibration, choose_attention, stages
 from lathe.pipelines.reconstruction.geolrm.views import check_views
@@ -73,8 +73,8 @@ def test_gaussians_are_turned_with_their_places():
     position, opacity, scale, color = (torch.rand(20, n, generator=generator) for n in (3, 1, 3, 3))
     splats = stages.to_splats(torch.cat([position, 0.1 + 0.9 * opacity, scale + 0.01, quaternions, color], dim=-1), 2.0)
     axes = rotation_matrices(quaternions).transpose(1, 2)  # rows: a Gaussian's axes
-    assert torch.allclose(rotation_matrices(splats.rotations).transpose(1, 2), to_world(axes, 1.0), atol=1e-5)
-    assert torch.allclose(splats.positions, to_world(position, 2.0)) and torch.allclose(splats.scales, 2 * scale + 0.02)
+    assert torch.allclose(rotation_matrices(splats.rotations).transpose(1, 2), from_geolrm(axes, 1.0), atol=1e-5)
+    assert torch.allclose(splats.positions, from_geolrm(position, 2.0)) and torch.allclose(splats.scales, 2 * scale + 0.02)
 
 
 def test_masks_and_pictures_that_show_nothing(caplog):

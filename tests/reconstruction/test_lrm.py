@@ -11,7 +11,7 @@ from lathe.pipelines.nets.triplane_field import TriplaneField
 from lathe.pipelines.nets.triplane_lrm import PUBLISHED, LRMConfig, TriplaneLRM
 from lathe.pipelines.nets.triplane_render import Draws, render_rays_as_trained
 from lathe.pipelines.ops.camera_math import intrinsics, orbit
-from lathe.pipelines.ops.frames.triplane import network_cameras, to_world
+from lathe.pipelines.ops.frames.triplane import from_triplane, triplane_cameras
 from lathe.pipelines.reconstruction.lrm import LRM, estimate_memory, reconstruct
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,18 +36,18 @@ def views(n, size=64):
 
 
 def test_our_cameras_are_the_published_ones_in_the_networks_axes():
-    assert worst(network_cameras(six_cameras()), golden("mesh")["input_cameras"][0]) < 1e-6
+    assert worst(triplane_cameras(six_cameras()), golden("mesh")["input_cameras"][0]) < 1e-6
     shared, own = six_cameras(), six_cameras()
     both = Cameras(torch.stack([shared.c2w, own.c2w]), torch.stack([shared.K, own.K]), shared.names)
-    assert torch.equal(network_cameras(both)[1], network_cameras(shared))
+    assert torch.equal(triplane_cameras(both)[1], triplane_cameras(shared))
 
 
 def test_pictures_to_the_published_field():
     expected = golden("mesh")
     (field,) = reconstruct(LRM(tiny_net("mesh"), "tiny"), golden_images()[0], None, six_cameras())
     assert worst(field.planes, expected["planes"][0]) < 2e-5
-    assert worst(field.geometry(to_world(expected["grid_verts"])), expected["sdf_raw"][0, :, 0]) < 2e-5
-    assert worst(field.color(to_world(expected["points1000"][0])), expected["tex_at_points"][0].clamp(0, 1)) < 2e-5
+    assert worst(field.geometry(from_triplane(expected["grid_verts"])), expected["sdf_raw"][0, :, 0]) < 2e-5
+    assert worst(field.color(from_triplane(expected["points1000"][0])), expected["tex_at_points"][0].clamp(0, 1)) < 2e-5
 
 
 def test_two_assets_give_what_two_runs_give(small):
@@ -117,7 +117,7 @@ def test_progress_counts_all_layers_and_cancel_comes_through(small):
 def test_half_precision_views_stay_above_45_db():
     """A sharpened density field (opaque and empty parts), rendered from the published view."""
     nerf = golden("nerf")
-    origins, directions = to_world(nerf["ray_o"][0]), to_world(nerf["ray_d"][0])
+    origins, directions = from_triplane(nerf["ray_o"][0]), from_triplane(nerf["ray_d"][0])
     pictures = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         net = tiny_net("nerf").cast_trunk(dtype)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from lathe.pipelines.ops.splat_raster.dispatch import Rendered
-from lathe.pipelines.splats import densify
-from lathe.pipelines.splats.densify import Densify, DensifyRules, EveryGaussianPruned, scatter_halves
+from lathe.pipelines.splats.densify import Densify, DensifyRules, EveryGaussianPruned, scatter_halves, too_faint_or_large
 from lathe.pipelines.splats.parameters import LearningRates, SplatParameters
 from lathe.pipelines.splats.start import start_from_points
+from torch import Tensor
 
 RULES = dict(
     first=10, last=100, every=10, gradient=1.0, absolute=False, split_scale=0.1, opacity=0.05, largest_scale=0.5, reset_every=50,
@@ -54,28 +54,65 @@ def test_the_largest_gradients_go_first_where_there_is_little_room():
     assert strategy(most=2).change(seen(GRADIENTS), SCALES, OPACITIES).source.tolist() == [0, 1, 2]
 
 
+ROW, SIZE = "row", "scales"
+
+
+def rows_by_gsplat(pull: Tensor, scales: Tensor, opacities: Tensor, *, gradient: float, split_scale: float, opacity: float,
+               largest_scale: float) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """What becomes of N Gaussians, as M rows: the row each comes from (int64), whether it is new, and whether it is half of a split one.
+
+    Args:
+        pull: (N,) mean gradient of each; above `gradient` it is cloned, or split where its largest scale is above `split_scale`.
+        scales: (N, 3) linear. opacities: (N,); fainter than `opacity` they go, and larger than `largest_scale` too, unless that is 0.
+    """
+    from gsplat.strategy import DefaultStrategy
+
+    # One call in which everything is due. Steps are counted so that large ones are pruned, which gsplat does after its first reset.
+    strategy = DefaultStrategy(
+        prune_opa=opacity, grow_grad2d=gradient, grow_scale3d=split_scale, prune_scale3d=largest_scale or float("inf"),
+        refine_start_iter=0, refine_stop_iter=3, refine_every=1, reset_every=1,
+    )  # fmt: skip
+    count, device = len(pull), pull.device
+    means2d = torch.zeros(count, 2, device=device, requires_grad=True)
+    means2d.grad = torch.stack([pull, torch.zeros_like(pull)], dim=1)
+    seen = {
+        "width": 2, "height": 2, "n_cameras": 1, "means2d": means2d, "radii": torch.ones(count, device=device),
+        "gaussian_ids": torch.arange(count, device=device),
+    }  # fmt: skip
+    fixed = {
+        "means": torch.zeros(count, 3, device=device),
+        "quats": torch.tensor([1.0, 0, 0, 0], device=device).expand(count, 4),
+        SIZE: scales.detach().log(),
+        "opacities": torch.logit(opacities.detach()),
+        ROW: torch.arange(count, device=device),
+    }
+    made = {name: torch.nn.Parameter(value.clone(), requires_grad=False) for name, value in fixed.items()}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # it draws places for the halves; ours are drawn by seed
+        strategy.step_post_backward(made, {}, strategy.initialize_state(), 2, seen, packed=True)
+    source = made[ROW].detach()
+    halved = (made[SIZE] < fixed[SIZE][source] - 1e-3).all(dim=1)
+    kept = len(source[~halved].unique())  # they come first, then clones, then halves
+    return source, torch.arange(len(source), device=device) >= kept, halved
+
+
 @pytest.mark.parametrize(
     "seed, changes", [(0, {}), (1, {"largest_scale": 0.0}), (2, {"most": 420}), (3, {"most": 1}), (4, {"gradient": 9.0})]
 )
-def test_gsplats_own_strategy_decides_row_for_row_as_ours(monkeypatch, seed: int, changes: dict):
-    backend = pytest.importorskip("lathe.pipelines.splats.densify_gsplat", reason="gsplat is not installed")
+def test_the_rows_are_those_of_gsplats_own_strategy(seed: int, changes: dict):
+    pytest.importorskip("gsplat.strategy", reason="gsplat is not installed")
     generator = torch.Generator().manual_seed(seed)
     scales, opacities, gradients = (torch.rand(size, generator=generator) for size in ((400, 3), (400,), (400,)))
     state = {"gradient": gradients * 6, "seen": torch.full((400,), 3.0)}
-    rules = strategy(**{"most": 2000, "split_scale": 0.35, "largest_scale": 0.97, **changes})
-    ours = rules.change(state, scales, opacities)
-    monkeypatch.setattr(densify, "gsplat_strategy", lambda kind: backend)
-    before = torch.random.get_rng_state()
-    theirs = rules.change(state, scales, opacities)
-    assert torch.equal(before, torch.random.get_rng_state())
-    for name in ("source", "fresh", "halved"):
-        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
-    assert ours.pruned == theirs.pruned > 0
-    assert bool(ours.fresh.any()) == (rules.rules.gradient < 2 and rules.rules.most > 1)
-
-
-def test_where_gsplat_does_not_draw_it_does_not_decide():
-    assert densify.gsplat_strategy("cpu") is None
+    strategies = strategy(**{"most": 2000, "split_scale": 0.35, "largest_scale": 0.97, **changes})
+    ours, rules = strategies.change(state, scales, opacities), strategies.rules
+    grow = strategies.grows(state, too_faint_or_large(opacities, scales.amax(dim=1), rules))
+    theirs = rows_by_gsplat(
+        torch.where(grow, gradients * 2, 0.0), scales, opacities, gradient=rules.gradient, split_scale=rules.split_scale,
+        opacity=rules.opacity, largest_scale=rules.largest_scale,
+    )  # fmt: skip
+    for name, rows in zip(("source", "fresh", "halved"), theirs, strict=True):
+        assert torch.equal(getattr(ours, name), rows), name
+    assert bool(ours.fresh.any()) == (rules.gradient < 2 and rules.most > 1)
 
 
 def test_pruning_everything_is_refused():

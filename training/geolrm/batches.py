@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ...pipelines.data.cameras import Cameras
-from ...pipelines.ops.frames.geolrm import network_cameras
+from ...pipelines.ops.frames.geolrm import geolrm_cameras
 from ..lrm_batches import posed
 from ..rendered import RenderedObjects
 from .occupancy import surface_points
@@ -53,7 +53,7 @@ def sample_of(data: RenderedObjects, item: int, inputs: list[int], targets: list
     images, masks = data.on_white(item, views)
     depths = torch.from_numpy(data.depth[item].astype("float32"))[:, None]
     c2w = turned(torch.from_numpy(data.c2w[item].copy()), degrees)
-    poses, K, unit = network_cameras(posed(c2w))
+    poses, K, unit = geolrm_cameras(posed(c2w))
     seen = interpolate(images[: len(inputs)], (size, size), mode="bicubic", antialias=True).clamp(0, 1)
     surface = surface_points(depths[:DEPTH_VIEWS] / unit, poses[:DEPTH_VIEWS], posed(c2w[:DEPTH_VIEWS]).K)
     return Sample(

@@ -13,7 +13,7 @@ from ...data.splats import Splats
 CAMERA_DISTANCE = 1.5
 
 
-def network_cameras(cameras: Cameras) -> tuple[Tensor, Tensor, float]:
+def geolrm_cameras(cameras: Cameras) -> tuple[Tensor, Tensor, float]:
     """The cameras of one asset in the networks' frame: c2w (V, 4, 4), K (V, 3, 3), and how many world units one of theirs is.
 
     Raises:
@@ -32,14 +32,14 @@ def network_cameras(cameras: Cameras) -> tuple[Tensor, Tensor, float]:
     return c2w, K, unit
 
 
-def to_world(points: Tensor, unit: float) -> Tensor:
+def from_geolrm(points: Tensor, unit: float) -> Tensor:
     """(..., 3) points of the networks' frame -> world."""
     return points[..., [1, 2, 0]] * unit
 
 
-def splats_to_world(splats: Splats, unit: float) -> Splats:
+def splats_from_geolrm(splats: Splats, unit: float) -> Splats:
     """Gaussians of the networks' frame, of one colour from all sides -> world."""
     w, x, y, z = splats.rotations.unbind(-1)
     # The frames differ by a cyclic turn of the axes: the quaternion (1, -1, -1, -1) / 2 from the left.
     turned = torch.stack([w + x + y + z, x - w - z + y, y + z - w - x, z - y + x - w], dim=-1) / 2
-    return replace(splats, positions=to_world(splats.positions, unit), scales=splats.scales * unit, rotations=turned)
+    return replace(splats, positions=from_geolrm(splats.positions, unit), scales=splats.scales * unit, rotations=turned)

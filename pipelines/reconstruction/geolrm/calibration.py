@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...cameras.orbits import posed_cameras
 from ...data.cameras import Cameras
+from ...images import sheets
 from ...ops.visual_hull import hull_volume
 
 SHEET = Path(__file__).resolve().parents[2] / "data" / "geolrm_calibration.webp"
@@ -38,7 +39,7 @@ def calibration_views() -> Calibration:
 
     with Image.open(SHEET) as picture:
         sheet = torch.from_numpy(np.asarray(picture.convert("RGBA")).copy()).permute(2, 0, 1).float() / 255
-    tiles = sheet.unfold(1, TILE, TILE).unfold(2, TILE, TILE).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    tiles = sheets.split(sheet[None], COLUMNS, VIEWS // COLUMNS)
     masks = tiles[:, 3:]
     return Calibration(tiles[:, :3] * masks, masks.contiguous(), calibration_cameras())
 

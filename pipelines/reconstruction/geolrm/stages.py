@@ -19,13 +19,13 @@ from ...nets.attention import Attention, torch_attention
 from ...nets.geo_transformer import Form
 from ...nets.geolrm import HALF, GeoLRMConfig, ProposalNetwork, ReconstructionNetwork, cube_points
 from ...ops.frames.geolrm import (
-    splats_to_world,
+    splats_from_geolrm,
 )
+from ...ops.spherical_harmonics import CONSTANT, OFFSET
 from .views import NetworkViews, check_views, looking_away, network_views
 
 PATCH = 28  # sides of a view are multiples of DINOv2's patch (14) and of the fine map's cell (4)
 LEAST_OPACITY = 0.005  # the published writer drops what is fainter
-SH_DC = 0.28209479177387814
 VIEWS_AT_ONCE = 4  # through the image encoder
 QUERIES_AT_ONCE = 4096  # through self-attention, between two looks at Cancel
 
@@ -217,8 +217,8 @@ def to_splats(gaussians: Tensor, unit: float) -> Splats:
     kept = opacity[:, 0] >= LEAST_OPACITY
     if not kept.any():
         _log.warning("GeoLRM: every Gaussian is fainter than %g and was dropped: is this the form the weights expect?", LEAST_OPACITY)
-    splats = Splats(position, scale, rotation, opacity[:, 0], ((color - 0.5) / SH_DC)[:, None])
-    return splats_to_world(splats.select(kept), unit)
+    splats = Splats(position, scale, rotation, opacity[:, 0], ((color - OFFSET) / CONSTANT)[:, None])
+    return splats_from_geolrm(splats.select(kept), unit)
 
 
 def _warn_of_views(masks: Tensor | None, cameras: Cameras, assets: int) -> None:

@@ -13,7 +13,7 @@ from ...data.cameras import Cameras
 from ...data.views import count_assets
 from ...nets.geolrm import HALF, cube_points
 from ...ops import camera_math
-from ...ops.frames.geolrm import network_cameras, to_world
+from ...ops.frames.geolrm import from_geolrm, geolrm_cameras
 
 MOST_VIEWS = 24
 SAME_EXTENT = 1e-4  # relative
@@ -31,7 +31,7 @@ class NetworkViews:
 
 def grid_extents(grid: int, cameras: Cameras, assets: int) -> list[float]:
     """Half the side, in world units, of the cube that a network's cells tile, for each asset: their centres fill the network's own cube."""
-    return [HALF * network_cameras(cameras.of_asset(asset))[2] * grid / (grid - 1) for asset in range(assets)]
+    return [HALF * geolrm_cameras(cameras.of_asset(asset))[2] * grid / (grid - 1) for asset in range(assets)]
 
 
 def on_grid(occupancy: Tensor, extents: Sequence[float], grid: int, wanted: Sequence[float]) -> Tensor:
@@ -100,7 +100,7 @@ def looking_away(cameras: Cameras, assets: int) -> list[list[str]]:
     found = []
     for asset in range(assets):
         own = cameras.of_asset(asset)
-        points = to_world(cube_points(8), network_cameras(own)[2])
+        points = from_geolrm(cube_points(8), geolrm_cameras(own)[2])
         uv, depth = camera_math.project(points, own.c2w, own.K)
         seen = ((depth > 0) & (uv >= 0).all(-1) & (uv <= 1).all(-1)).any(-1)
         found.append([name for name, there in zip(own.names, seen.tolist(), strict=True) if not there])
@@ -121,7 +121,7 @@ def network_views(
     pictures, own = torch.stack([picture for picture, _ in made]), replace(own, K=torch.stack([K for _, K in made]))
     if pictures.shape[-1] != size:
         pictures = F.interpolate(pictures, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    c2w, K, unit = network_cameras(own)
+    c2w, K, unit = geolrm_cameras(own)
     return NetworkViews(pictures.to(device), c2w.to(device), K.to(device), unit)
 
 
