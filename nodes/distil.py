@@ -88,7 +88,7 @@ def loop_widgets(preset_help: str) -> list[Any]:
         widget(io.Combo, "preset", options=PRESETS, default="threestudio", tooltip=preset_help),
         widget(
             io.Int, "seed", default=0, min=0, max=2**32 - 1, control_after_generate=True,
-            tooltip="The same seed gives the same result; on the CPU bit for bit.",
+            tooltip="The same seed gives the same result; on one CPU thread bit for bit.",
         ),
         widget(
             io.Int, "steps", default=0, min=0, max=30_000,

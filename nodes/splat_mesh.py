@@ -99,7 +99,7 @@ class LatheFitMesh(io.ComfyNode):
                 ),
                 widget(
                     io.Int, "seed", default=0, min=0, max=2**32 - 1, control_after_generate=True,
-                    tooltip="The same seed gives the same mesh; on the CPU bit for bit.",
+                    tooltip="The same seed gives the same mesh; on one CPU thread bit for bit.",
                 ),
                 widget(
                     io.Int, "steps", default=0, min=0, max=5000,

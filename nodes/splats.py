@@ -67,7 +67,7 @@ class LatheFitSplats(io.ComfyNode):
                 ),
                 widget(
                     io.Int, "seed", default=0, min=0, max=2**32 - 1, control_after_generate=True,
-                    tooltip="The same seed gives the same splats; on the CPU bit for bit.",
+                    tooltip="The same seed gives the same splats; on one CPU thread bit for bit.",
                 ),
                 widget(
                     io.Int, "steps", default=0, min=0, max=30_000,

@@ -72,7 +72,7 @@ class Distillation(ABC):
         reference: the picture, where there is one, and where it was taken from.
         prior: judges random views; None leaves them out, and only the reference counts.
         settings: of this loop.
-        seed: the same seed gives the same result, bit for bit on the CPU.
+        seed: the same seed gives the same result, bit for bit on one CPU thread.
 
     Attributes:
         losses: one mapping a step, every term before its weight, and "total".

@@ -68,7 +68,7 @@ class MeshFit:
         images: (V, 3, H, W) in [0, 1], the object before `settings.background`.
         masks: (V, 1, H, W), 1 = object, or None, which leaves the mask loss out. Views with an empty mask are left out.
         cameras: V views of one asset.
-        seed: the same seed gives the same mesh, bit for bit on the CPU.
+        seed: the same seed gives the same mesh, bit for bit on one CPU thread.
         perceptual: the network of the perceptual loss; None takes the bundled one, where that loss has a weight.
 
     Raises:

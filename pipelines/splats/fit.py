@@ -57,7 +57,7 @@ class SplatFit:
         masks: (V, 1, H, W), 1 = object, or None, which leaves the mask loss out. Views with an empty mask are left out.
         cameras: V views of one asset.
         start: the Gaussians to begin with.
-        seed: the same seed gives the same Gaussians, bit for bit on the CPU.
+        seed: the same seed gives the same Gaussians, bit for bit on one CPU thread.
         perceptual: the network of the perceptual loss; None takes the bundled one, where that loss has a weight.
 
     Raises:

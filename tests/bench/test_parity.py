@@ -4,14 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lathe.bench import parity
-from lathe.bench.parity_checks import goldens
+from lathe.bench.parity_checks import goldens, instantmesh
 from lathe.bench.parity_checks.goldens import Rule, compare
+from lathe.pipelines.ops.flexicubes import flexicubes, regular_grid
 
 GROUPS = {group["golden"]: group for group in parity.read_list()}
 needs_reference = pytest.mark.skipif(not os.environ.get("LATHE_REFERENCE"), reason="set LATHE_REFERENCE to the folder of the references")
@@ -96,3 +98,22 @@ def test_points_of_another_library_may_be_more_but_none_may_be_missing():
     golden = np.array([[0.0, 0, 0], [1, 0, 0]])
     assert compare("p", np.array([[1.0, 0, 0], [0, 0, 1e-7], [5, 5, 5]]), golden, Rule("points", 1e-6)).passed
     assert not compare("p", np.array([[1.0, 0, 0]]), golden, Rule("points", 1e-6)).passed
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_quad_is_forgiven_its_other_diagonal_only_where_the_two_weigh_the_same(tie):
+    n = 8
+    grid = regular_grid(n, 2.0)
+    extract = partial(flexicubes, grid, grid.norm(dim=1) - 0.7, n)
+    weights = torch.zeros(n**3, 21)
+    if not tie:
+        weights[:, -1] = torch.randn(n**3, generator=torch.Generator().manual_seed(0))
+    ours = extract(weights).faces
+    theirs = ours.clone().reshape(-1, 6)
+    a, b, d, _, _, c = theirs[5].tolist()
+    theirs[5] = torch.tensor([a, b, c, a, c, d])
+    checked = instantmesh.with_their_ties(ours, theirs.reshape(-1, 3), extract, weights)
+    assert torch.equal(checked, theirs.reshape(-1, 3) if tie else ours)
+    other = ours.clone()
+    other[10, 0] = 0  # not the same four corners
+    assert torch.equal(instantmesh.with_their_ties(ours, other, extract, weights)[10:12], ours[10:12])

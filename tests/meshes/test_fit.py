@@ -97,12 +97,15 @@ def test_the_texture_is_optimised_too(truth, fitted):
     assert result.preview.shape == (3, 2 * SIZE, 4 * SIZE) and result.curve.ndim == 3
 
 
-def test_the_same_seed_gives_the_same_mesh_and_inputs_stay(truth, bumpy):
+@pytest.mark.parametrize("perceptual, threads", [(SMALL.weights.perceptual, (1, 1, 1)), (0.0, (1, 2, 1))])
+def test_the_same_seed_gives_the_same_mesh_and_inputs_stay(truth, bumpy, perceptual, threads):
+    """On any number of threads but for the perceptual network, whose convolutions some processors add up in an order that depends on it."""
     before = [t.clone() for t in (bumpy.vertices, truth[1], truth[2], CAMERAS.c2w)]
+    settings = replace(SMALL, weights=replace(SMALL.weights, perceptual=perceptual))
     made = []
-    for seed, threads in ((3, 1), (3, 2), (4, 1)):
-        torch.set_num_threads(threads)
-        fit = MeshFit(bumpy, *truth[1:], CAMERAS, settings=SMALL, seed=seed)
+    for seed, count in zip((3, 3, 4), threads, strict=True):
+        torch.set_num_threads(count)
+        fit = MeshFit(bumpy, *truth[1:], CAMERAS, settings=settings, seed=seed)
         fit.run(6)
         made.append(fit.mesh())
     torch.set_num_threads(1)
