@@ -1,6 +1,7 @@
 """The rooms of the pack and who imports whom: no circles, few rooms, a drawing that is true, a contract that breaks."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,12 @@ def test_the_drawing_shows_the_rooms_as_they_are():
 
 def test_every_room_says_what_it_is():
     assert not [room for room in rooms.measure().rooms if len(rooms.about(room)) < 15]
+
+
+def test_the_paths_that_the_architecture_names_are_there():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = [path for path in re.findall(r"`((?:pipelines|nodes|bench|tests|docs|support|example_workflows)/[\w./]*)`", text)]
+    assert len(named) > 20 and not [path for path in named if not (ROOT / path).exists()]
 
 
 def test_the_contract_breaks_where_an_import_runs_up(tmp_path):

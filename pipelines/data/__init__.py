@@ -1,1 +1,1 @@
-"""Payloads that travel between stages: frozen dataclasses that check their own invariants and nothing else."""
+"""Payloads that travel between stages, checked when they are made; presets as data files."""
