@@ -375,9 +375,9 @@ def serve_only(port: int) -> None:
 # ---- tests and checks ------------------------------------------------------------------------------------------------
 
 
-def tool(*command: Any) -> int:
-    """Runs a tool of .venv in the project; its exit status."""
-    return subprocess.run([str(PYTHON), *(str(c) for c in command)], cwd=ROOT, env=environment()).returncode
+def tool(*command: Any, **variables: str) -> int:
+    """Runs a tool of .venv in the project, with further environment variables; its exit status."""
+    return subprocess.run([str(PYTHON), *(str(c) for c in command)], cwd=ROOT, env={**environment(), **variables}).returncode
 
 
 def test(arguments: list[str]) -> int:
@@ -391,26 +391,22 @@ def check() -> int:
     setup(tests=True)
     link_pack(ROOT, WORK / "check", "lathe")
     packages = [part for room in ("nodes", "pipelines") for part in ("-p", f"lathe.{room}")]
-    os.environ["MYPYPATH"] = os.pathsep.join([str(WORK / "check"), str(ROOT / "support")])
-    os.environ["PYTHONPATH"] = str(WORK / "check")
-    own = ["--explicit-package-bases", "dev.py", "support"]
+    types = {"MYPYPATH": os.pathsep.join([str(WORK / "check"), str(ROOT / "support")])}
     contract = "from importlinter.cli import lint_imports_command as main; main()"
-    steps = [
-        ("-m", "ruff", "check", "."),
-        ("-m", "ruff", "format", "--check", "--quiet", "."),
-        ("-m", "mypy", *packages),
-        ("-m", "mypy", *own),
-        ("-c", contract, "--no-logo", "--no-cache"),
-    ]
-    return next((status for step in steps if (status := tool(*step))), 0)
+    return (
+        tool("-m", "ruff", "check", ".")
+        or tool("-m", "ruff", "format", "--check", "--quiet", ".")
+        or tool("-m", "mypy", *packages, **types)
+        or tool("-m", "mypy", "--explicit-package-bases", "dev.py", "support", **types)
+        or tool("-c", contract, "--no-logo", "--no-cache", PYTHONPATH=str(WORK / "check"))
+    )
 
 
 def rooms(arguments: list[str]) -> int:
     """Counts and draws the rooms."""
     setup(tests=True)
     link_pack(ROOT, WORK / "check", "lathe")
-    os.environ["PYTHONPATH"] = str(WORK / "check")
-    return tool(ROOT / "support" / "rooms.py", *arguments)
+    return tool(ROOT / "support" / "rooms.py", *arguments, PYTHONPATH=str(WORK / "check"))
 
 
 def export() -> int:

@@ -17,7 +17,7 @@ from ..pipelines.reconstruction.lrm import LRM
 from ..pipelines.systems import instantmesh
 from ..pipelines.view_generation.model import ViewModel
 from ..pipelines.view_generation.sampling import generate_views
-from ..pipelines.weights import lrm as adapters
+from ..pipelines.weights import instantmesh as published
 from ..pipelines.weights import mini_models
 from ..pipelines.weights.zero123plus import load_zero123plus
 from .scenes import Views
@@ -25,7 +25,7 @@ from .scenes import Views
 
 def load_lrm(path: Path | None) -> LRM:
     """The bundled mini reconstruction model, another file of its kind, or a published checkpoint."""
-    return adapters.load_lrm(path or mini_models.LRM_FILE)
+    return published.load_lrm(path or mini_models.LRM_FILE)
 
 
 def load_view_model(path: Path | None, white_unet: Path | None = None) -> ViewModel:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..pipelines.data.cameras import Cameras
     from ..pipelines.data.progress import Tick
     from ..pipelines.data.splats import Splats
-    from ..pipelines.reconstruction.geolrm.attention_verdicts import Verdict
+    from ..pipelines.reconstruction.geolrm.attention_memory import Verdict
     from ..pipelines.reconstruction.geolrm.stages import NetworkForm
 
 CATEGORY = "3d/Lathe/Reconstruct"
@@ -86,12 +86,12 @@ class LoadedGeoLRM:
         A form that was asked for is taken, with a warning where the file or an earlier look at it says otherwise. auto takes what the file
         says, else what was found out about the same file before, else looks.
         """
-        from ..pipelines.reconstruction.geolrm import attention_verdicts
+        from ..pipelines.reconstruction.geolrm import attention_memory
         from ..pipelines.weights.geolrm import says_its_forms
 
         told = says_its_forms(path)
-        kept = attention_verdicts.FormMemory(folders.remembered(MEMORY_FILE))
-        digest = "" if told else attention_verdicts.file_hash(path, tick)
+        kept = attention_memory.FormMemory(folders.remembered(MEMORY_FILE))
+        digest = "" if told else attention_memory.file_hash(path, tick)
         known = {} if told else kept.recall(digest)
         lines = []
         for part in self.nets:
@@ -99,7 +99,7 @@ class LoadedGeoLRM:
                 lines.append(self._forced(part, asked[part], told, known.get(part)))
                 continue
             if told:
-                lines.append(f"{part}: {attention_verdicts.describe_form(getattr(self.model, PARTS[part]))} (the file says so)")
+                lines.append(f"{part}: {attention_memory.describe_form(getattr(self.model, PARTS[part]))} (the file says so)")
                 continue
             verdict = known.get(part)
             if verdict is None:
@@ -111,7 +111,7 @@ class LoadedGeoLRM:
         return lines
 
     def _forced(self, part: str, asked: str, told: bool, verdict: Verdict | None) -> str:
-        from ..pipelines.reconstruction.geolrm.attention_verdicts import describe_form
+        from ..pipelines.reconstruction.geolrm.attention_memory import describe_form
 
         forced, said = form_of(asked), getattr(self.model, PARTS[part])
         self._take(part, forced)
@@ -132,20 +132,20 @@ class LoadedGeoLRM:
             self.model = replace(self.model, reconstruct_as=run_as)
 
     def _look(self, part: str, tick: Tick) -> Verdict:
-        from ..pipelines.reconstruction.geolrm import attention_verdicts, calibration, choose_attention
+        from ..pipelines.reconstruction.geolrm import attention_memory, calibration, detect_attention
 
         def run(own: str, work: Any) -> Any:
             net = self.model.proposal
-            tokens = len(net.points()) if own == "proposal" and net is not None else choose_attention.TOKENS
+            tokens = len(net.points()) if own == "proposal" and net is not None else detect_attention.TOKENS
             return self.run(own, lambda **how: work(self.model, tick=tick, **how), calibration.VIEWS, tokens, LOOK_REMEDY)
 
         try:
             if part == "proposal":
-                return run("proposal", choose_attention.choose_proposal)
-            cells = run("proposal", choose_attention.own_cells) if self.model.proposal is not None else None
-            return run("reconstruction", partial(choose_attention.choose_reconstruction, cells=cells))
+                return run("proposal", detect_attention.choose_proposal)
+            cells = run("proposal", detect_attention.own_cells) if self.model.proposal is not None else None
+            return run("reconstruction", partial(detect_attention.choose_reconstruction, cells=cells))
         except memory.NotEnoughMemory as error:
-            return attention_verdicts.not_looked_at(part, str(error))
+            return attention_memory.not_looked_at(part, str(error))
 
     def propose(self, images: Tensor, masks: Tensor | None, cameras: Cameras, tick: Tick) -> Tensor:
         """The stage on ComfyUI's device: (B, Z, Y, X) probabilities."""

@@ -77,7 +77,7 @@ class LatheLoadLRM(io.ComfyNode):
                 from ..pipelines.weights import mini_models
 
                 return mini_models.load_lrm()
-            from ..pipelines.weights.lrm import load_lrm
+            from ..pipelines.weights.instantmesh import load_lrm
 
             path = folders.weights_path("lrm", model, download, progress.tick_for(cls))
             return load_lrm(path, variant=folders.catalogue_name("lrm", model), dtype=memory.precision(precision))

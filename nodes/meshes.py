@@ -92,11 +92,11 @@ class LatheSimplifyMesh(io.ComfyNode):
 
     @classmethod
     def execute(cls, mesh, faces) -> io.NodeOutput:
-        from ..pipelines.meshes import clean
+        from ..pipelines.meshes import simplify
 
         def work(one: Mesh, tick: Tick) -> Mesh:
             tick(0, 1)
-            return clean.simplify(one, faces)
+            return simplify.simplify(one, faces)
 
         return _each(cls, mesh, work)
 

@@ -9,7 +9,7 @@ from lathe.pipelines.cameras import presets
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.formats import meshes
-from lathe.pipelines.meshes import bake_texture, clean, extract, unwrap
+from lathe.pipelines.meshes import bake_texture, clean, extract, simplify, unwrap
 from lathe.pipelines.ops import camera_math
 from lathe.pipelines.rendering.field import render_field
 from lathe.pipelines.rendering.mesh import render_mesh
@@ -45,7 +45,7 @@ def ring():
 
 @pytest.fixture(scope="module")
 def bare():
-    mesh = clean.simplify(clean.clean(extract.field_to_mesh(LetterField(), "marching_cubes", 48)), 1500)
+    mesh = simplify.simplify(clean.clean(extract.field_to_mesh(LetterField(), "marching_cubes", 48)), 1500)
     mesh = unwrap.unwrap(mesh, texture_size=512)
     return Mesh(mesh.vertices, mesh.faces, mesh.uvs)
 

@@ -23,7 +23,7 @@ from lathe.pipelines.nets.mini_heads import PosedViews, activate_density  # noqa
 from lathe.pipelines.nets.mini_lrm import MiniLRM, network_volume  # noqa: E402
 from lathe.pipelines.nets.perceptual import perceptual_distance  # noqa: E402
 from lathe.pipelines.ops import camera_math  # noqa: E402
-from lathe.pipelines.ops.frames.triplane import triplane_cameras  # noqa: E402
+from lathe.pipelines.ops.coordinate_frames.instantmesh import triplane_cameras  # noqa: E402
 from lathe.training import loop  # noqa: E402
 from lathe.training.lrm_batches import MODES, RADIUS, Sample, draw, patch_rays, posed  # noqa: E402
 from lathe.training.rendered import RenderedObjects  # noqa: E402

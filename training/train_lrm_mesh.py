@@ -23,8 +23,8 @@ from lathe.pipelines.nets.mini_heads import PointHeads, PosedViews, density_to_s
 from lathe.pipelines.nets.mini_lrm import MiniLRM  # noqa: E402
 from lathe.pipelines.nets.perceptual import perceptual_distance  # noqa: E402
 from lathe.pipelines.ops import camera_math  # noqa: E402
+from lathe.pipelines.ops.coordinate_frames.instantmesh import from_triplane  # noqa: E402
 from lathe.pipelines.ops.flexicubes import flexicubes, grid_cubes, regular_grid, sign_consistency  # noqa: E402
-from lathe.pipelines.ops.frames.triplane import from_triplane  # noqa: E402
 from lathe.pipelines.ops.mesh_raster.dispatch import antialias, interpolate, rasterize_mesh
 from lathe.pipelines.ops.mesh_topology import make_topology  # noqa: E402
 from lathe.training import loop  # noqa: E402

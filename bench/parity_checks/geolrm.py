@@ -17,7 +17,7 @@ from ...pipelines.nets import geolrm as nets
 from ...pipelines.nets.attention import torch_attention
 from ...pipelines.nets.dino import IMAGE_MEAN, IMAGE_STD
 from ...pipelines.nets.geo_transformer import Form, Geometry
-from ...pipelines.ops.frames.geolrm import geolrm_cameras
+from ...pipelines.ops.coordinate_frames.geolrm import geolrm_cameras
 from ...pipelines.ops.rotary import rotate
 from ...pipelines.reconstruction.geolrm.stages import choose_tokens
 from .goldens import Outputs, find_manifest, seed_module, seeded

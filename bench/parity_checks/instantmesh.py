@@ -21,8 +21,8 @@ from ...pipelines.nets import triplane_field
 from ...pipelines.nets.triplane_lrm import PUBLISHED, LRMConfig, TriplaneLRM
 from ...pipelines.nets.triplane_render import Draws, render_rays_as_trained
 from ...pipelines.ops import camera_math
+from ...pipelines.ops.coordinate_frames import instantmesh as instantmesh_frame
 from ...pipelines.ops.flexicubes import FlexiSurface, flexicubes, grid_cubes, regular_grid
-from ...pipelines.ops.frames import triplane
 from ...pipelines.ops.volume_rendering import intersect_box
 from .goldens import Outputs, find_manifest, seed_module, seeded
 
@@ -65,7 +65,7 @@ def outputs(name: str, golden: Golden) -> Outputs:
     """Every stage the golden holds."""
     with torch.no_grad():
         net = build(name)
-        yield "input_cameras", triplane.triplane_cameras(preset_cameras("zero123plus_v1.2"))[None]
+        yield "input_cameras", instantmesh_frame.triplane_cameras(preset_cameras("zero123plus_v1.2"))[None]
         images = seeded().seeded_input("images6", (1, 6, 3, 320, 320), "uniform")
         cameras = torch.from_numpy(golden["input_cameras"])
         if name.endswith("_full"):
@@ -163,7 +163,7 @@ def _nerf(net: TriplaneLRM, golden: Golden) -> Outputs:
     yield "ray_start", torch.where(hit, near, -1.0)[None, :, None]  # the published marks of a ray that misses
     yield "ray_end", torch.where(hit, far, -2.0)[None, :, None]
     # even draws end at share 1, where the last bit of a ray decides which of two samples is taken: the golden's rays, not ours
-    starts, rays = (triplane.from_triplane(torch.from_numpy(golden[key])[0]) for key in ("ray_o", "ray_d"))
+    starts, rays = (instantmesh_frame.from_triplane(torch.from_numpy(golden[key])[0]) for key in ("ray_o", "ray_d"))
     decoder = copy.deepcopy(net.decoder)
     for prefix in ("", "x40_"):
         if prefix:

@@ -127,7 +127,7 @@ def cameras_of_stage() -> tuple[dict[int, Cameras], Cameras]:
 
 def true_cells(arguments: argparse.Namespace, key: str, geolrm: GeoLRM) -> Tensor:
     """The cells that depth maps from all around say are surface (GeoLRM A.1), (Z, Y, X) as `propose` gives them."""
-    from ...pipelines.ops.frames.geolrm import geolrm_cameras
+    from ...pipelines.ops.coordinate_frames.geolrm import geolrm_cameras
     from ...pipelines.reconstruction.geolrm.stages import to_voxel
     from ...training.geolrm.occupancy import occupied_cells, surface_points
     from ...training.render_dataset import dataset_cameras

@@ -15,8 +15,8 @@ from ...pipelines.meshes.extract import field_to_mesh
 from ...pipelines.nets.attention import explicit_attention, torch_attention
 from ...pipelines.nets.triplane_field import TriplaneField, activate_color, sample_planes
 from ...pipelines.ops.color import srgb_to_linear
+from ...pipelines.ops.coordinate_frames.instantmesh import from_triplane
 from ...pipelines.ops.flexicubes import flexicubes, grid_cubes, regular_grid
-from ...pipelines.ops.frames.triplane import from_triplane
 from ...pipelines.reconstruction.lrm import LRM
 from ...pipelines.reconstruction.lrm import reconstruct as lathe_reconstruct
 from ..parity_checks import instantmesh
@@ -135,7 +135,8 @@ def image_to_mesh_inputs() -> tuple[Any, LRM, Any]:
 def image_to_mesh(obvious: bool) -> Timed:
     """One picture to a textured mesh of at most 20000 faces; the obvious form spells out attention and visits every cube."""
     from ...pipelines.meshes.bake_texture import bake_from_field
-    from ...pipelines.meshes.clean import clean, simplify
+    from ...pipelines.meshes.clean import clean
+    from ...pipelines.meshes.simplify import simplify
     from ...pipelines.meshes.unwrap import unwrap
     from ...pipelines.view_generation.sampling import generate_views
     from .. import reconstruct

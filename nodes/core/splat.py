@@ -14,7 +14,7 @@ from comfy_api.latest import Types, io
 from torch import Tensor
 
 from ...pipelines.data.splats import Splats
-from ...pipelines.ops.frames.splats import turn_upside
+from ...pipelines.ops.coordinate_frames.splats import turn_upside
 from .schema import SPLAT, asset_input
 
 # Splat files Lathe reads; the core has these sockets from 0.23 on.

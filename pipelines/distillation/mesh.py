@@ -15,7 +15,7 @@ from ..data.cameras import Cameras
 from ..data.field import Field, FlexiGrid
 from ..data.mesh import Mesh
 from ..data.progress import Tick, no_tick
-from ..meshes import clean, extract, unwrap
+from ..meshes import clean, extract, simplify, unwrap
 from ..nets.distil_net import DistilNet, copy_of
 from ..ops import camera_math, distil_losses
 from ..ops.color import srgb_to_linear
@@ -191,7 +191,7 @@ class DistilMesh(Distillation):
         """`mesh()` with at most `settings.faces` triangles, uvs, and a texture of `settings.texture` texels a side."""
         from ..meshes.bake_texture import bake_from_field
 
-        small = clean.simplify(self.mesh(), self.fine.faces)
+        small = simplify.simplify(self.mesh(), self.fine.faces)
         unwrapped = unwrap.unwrap(small, texture_size=self.fine.texture, tick=tick)
         return bake_from_field(unwrapped, _Paint(self.net, 1.0), self.fine.texture, device=self.device, tick=tick)
 

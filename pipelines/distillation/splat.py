@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.cameras import Cameras
 from ..data.splats import Splats
 from ..ops.splat_raster.dispatch import Rendered, render_gaussians, splat_cameras
-from ..splats.densify import Densify, EveryGaussianPruned
+from ..splats.density_control import Densify, EveryGaussianPruned
 from ..splats.fit import with_changes
 from ..splats.fit_settings import load_fit_preset
 from ..splats.parameters import SplatParameters

@@ -15,8 +15,8 @@ from torch import Tensor
 from ..data.splats import Splats
 from ..disk.atomic import write_files
 from ..nets.geolrm import HALF
-from ..ops.frames.geolrm import splats_from_geolrm
-from ..ops.frames.splats import turn_upside
+from ..ops.coordinate_frames.geolrm import splats_from_geolrm
+from ..ops.coordinate_frames.splats import turn_upside
 from . import splat_packed, splat_ply
 
 log = logging.getLogger(__name__)

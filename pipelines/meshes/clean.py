@@ -1,4 +1,4 @@
-"""What a mesh needs before it can be textured: cleaning, fewer faces, a place in the cube."""
+"""Meshes without doubled vertices, broken faces and crumbs; and in the middle of the cube."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ..data.mesh import Mesh
-from ..ops.mesh_colors import colors_at_vertices
 from ..ops.mesh_tools import face_components, face_vectors, merge_vertices, taubin
 
 
@@ -18,9 +17,9 @@ def clean(
     largest_only: bool = False,
     smoothing: int = 0,
 ) -> Mesh:
-    """Welds equal vertices and drops what is not surface: degenerate and doubled faces, crumbs, unused vertices.
+    """Merges equal vertices and drops what is not surface: degenerate and doubled faces, crumbs, unused vertices.
 
-    Vertices merge_vertices only where their uvs and colours agree too, so textures and hard colour edges stay.
+    Vertices are merged only where their uvs and colours agree too, so textures and hard colour edges stay.
 
     Args:
         min_component: connected parts with a smaller share of the whole area go; 0 keeps all.
@@ -31,10 +30,10 @@ def clean(
         ValueError: nothing would be left.
     """
     number, first = merge_vertices(mesh.vertices, mesh.uvs, mesh.vertex_colors)
-    mesh = _rows(mesh, first, number[mesh.faces])
+    mesh = take_rows(mesh, first, number[mesh.faces])
 
     place, places = merge_vertices(mesh.vertices)
-    faces = mesh.faces[_sound_faces(mesh.vertices, mesh.faces, place)]
+    faces = mesh.faces[sound_faces(mesh.vertices, mesh.faces, place)]
     if faces.shape[0] == 0:
         raise ValueError("Cleaning: the mesh has no faces with an area; there is nothing to keep.")
     part = face_components(place[faces], len(places))
@@ -42,45 +41,12 @@ def clean(
     area.index_add_(0, part, face_vectors(mesh.vertices.double(), faces).norm(dim=1))
     keep = torch.zeros_like(area, dtype=torch.bool) if largest_only else area >= min_component * area.sum()
     keep[area.argmax()] = True
-    mesh = _drop_unused(_rows(mesh, None, faces[keep[part]]))
+    mesh = drop_unused(take_rows(mesh, None, faces[keep[part]]))
     if smoothing > 0:
         place, places = merge_vertices(mesh.vertices)
         smooth = taubin(mesh.vertices[places], place[mesh.faces], smoothing)[place]
         mesh = Mesh(smooth, mesh.faces, mesh.uvs, mesh.texture, mesh.vertex_colors)
     return mesh
-
-
-def simplify(mesh: Mesh, faces: int) -> Mesh:
-    """The mesh with about `faces` triangles, by quadric edge collapse (Garland and Heckbert 1997, fast-simplification).
-
-    Colours are those of the nearest vertex before. A texture does not survive: its colours go to the vertices; bake anew afterwards.
-    A mesh that is small enough comes back as it is.
-
-    Raises:
-        ValueError: `faces` below 4, or a mesh that collapses to nothing.
-    """
-    if faces < 4:
-        raise ValueError(f"Simplifying: {faces} faces are too few for a solid; use 4 or more.")
-    if mesh.faces.shape[0] <= faces:
-        return mesh
-    import fast_simplification
-    from scipy.spatial import cKDTree
-
-    place, places = merge_vertices(mesh.vertices)
-    points = mesh.vertices[places]
-    welded = place[mesh.faces]
-    welded = welded[_sound_faces(points, welded)]
-    vertices, triangles = fast_simplification.simplify(points.double().numpy(), welded.int().numpy(), target_count=faces)
-    small = Mesh(torch.from_numpy(vertices).float(), torch.from_numpy(triangles).long())
-    sound = small.faces[_sound_faces(small.vertices, small.faces)]
-    if sound.shape[0] == 0:
-        raise ValueError("Simplifying: the mesh collapsed to nothing; it may be flat or broken. Clean it first, or ask for more faces.")
-    small = _drop_unused(_rows(small, None, sound))
-    colors = colors_at_vertices(mesh)
-    if colors is not None:
-        nearest = cKDTree(mesh.vertices.numpy()).query(small.vertices.numpy())[1]
-        colors = colors[torch.from_numpy(nearest)]
-    return Mesh(small.vertices, small.faces, vertex_colors=colors)
 
 
 def fit_to_cube(mesh: Mesh, radius: float = 0.95) -> Mesh:
@@ -97,7 +63,7 @@ def fit_to_cube(mesh: Mesh, radius: float = 0.95) -> Mesh:
     return Mesh(centred * (radius / farthest), mesh.faces, mesh.uvs, mesh.texture, mesh.vertex_colors)
 
 
-def _sound_faces(vertices: Tensor, faces: Tensor, place: Tensor | None = None) -> Tensor:
+def sound_faces(vertices: Tensor, faces: Tensor, place: Tensor | None = None) -> Tensor:
     """Indices of the faces with three different corners and an area, each set of corners once."""
     corners = (faces if place is None else place[faces]).sort(dim=1).values
     distinct = (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2])
@@ -108,7 +74,7 @@ def _sound_faces(vertices: Tensor, faces: Tensor, place: Tensor | None = None) -
     return rows[torch.from_numpy(np.sort(first))]
 
 
-def _rows(mesh: Mesh, rows: Tensor | None, faces: Tensor) -> Mesh:
+def take_rows(mesh: Mesh, rows: Tensor | None, faces: Tensor) -> Mesh:
     """The mesh with these vertices (None: all) and these faces."""
     if rows is None:
         return Mesh(mesh.vertices, faces, mesh.uvs, mesh.texture, mesh.vertex_colors)
@@ -117,6 +83,6 @@ def _rows(mesh: Mesh, rows: Tensor | None, faces: Tensor) -> Mesh:
     return Mesh(mesh.vertices[rows], faces, uvs, mesh.texture, colors)
 
 
-def _drop_unused(mesh: Mesh) -> Mesh:
+def drop_unused(mesh: Mesh) -> Mesh:
     used, faces = torch.unique(mesh.faces, return_inverse=True)
-    return _rows(mesh, used, faces.reshape(-1, 3))
+    return take_rows(mesh, used, faces.reshape(-1, 3))

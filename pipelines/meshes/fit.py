@@ -29,7 +29,7 @@ from ..ops.mesh_raster.dispatch import antialias, interpolate, rasterize_mesh
 from ..ops.mesh_topology import Topology, make_topology
 from ..plots.loss_curve import loss_curve
 from ..rendering.mesh import render_mesh
-from . import clean, unwrap
+from . import clean, simplify, unwrap
 from .fit_settings import MeshFitSettings
 from .fit_texture import TextureFit
 from .flexicubes_band import FlexiBand
@@ -188,7 +188,7 @@ class MeshFit:
         settings, targets = self.settings, self.targets
         masks = None if targets.masks is None else targets.masks.cpu()
         tick(0, 1)
-        small = clean.simplify(self.mesh(), settings.faces)
+        small = simplify.simplify(self.mesh(), settings.faces)
         unwrapped = unwrap.unwrap(small, texture_size=settings.texture_size, tick=tick)
         baked, _ = bake_from_views(unwrapped, targets.images.cpu(), masks, targets.cameras, size=settings.texture_size, tick=tick)
         if settings.texture_steps == 0:

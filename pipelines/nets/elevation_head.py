@@ -15,7 +15,7 @@ from torch.nn.functional import gelu, grid_sample, interpolate
 
 from ..data.cameras import Cameras
 from ..ops import camera_math
-from ..ops.frames.triplane import triplane_cameras
+from ..ops.coordinate_frames.instantmesh import triplane_cameras
 from .dino import ImageEncoder
 
 FRAMES = 4

@@ -1,7 +1,7 @@
 """GeoLRM's two networks (Zhang et al. 2024): one proposes where there is matter, the other turns those places into Gaussians.
 
 Parameter names are those of the published `geolrm.ckpt`: `serializer.*` proposes, `lrm_generator.*` reconstructs. Both work in a frame of
-their own, z-up, with the object in [-0.5, 0.5]^3; `ops/frames/geolrm.py` turns Lathe's world into it and back.
+their own, z-up, with the object in [-0.5, 0.5]^3; `ops/coordinate_frames/geolrm.py` turns Lathe's world into it and back.
 """
 
 from __future__ import annotations

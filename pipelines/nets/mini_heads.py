@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.frames.triplane import to_triplane
+from ..ops.coordinate_frames.instantmesh import to_triplane
 from ..ops.visual_hull import sample_views
 from .triplane_field import FLEXI_WEIGHTS, Head, sample_planes
 

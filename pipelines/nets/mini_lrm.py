@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..data.cameras import Cameras
 from ..data.field import Field
 from ..data.progress import Tick, no_tick
-from ..ops.frames.triplane import triplane_cameras
+from ..ops.coordinate_frames.instantmesh import triplane_cameras
 from ..ops.visual_hull import hull_volume
 from .attention import Attention
 from .mini_heads import PointHeads, PosedViews

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..data.field import FlexiGrid
 from ..data.progress import Tick, no_tick, part_of
+from ..ops.coordinate_frames.instantmesh import from_triplane
 from ..ops.flexicubes import regular_grid
-from ..ops.frames.triplane import from_triplane
 from .mini_heads import PointHeads, PosedViews, activate_density
 
 FORMAT, VERSION = "lathe.projected_field", 1

@@ -1,7 +1,7 @@
 """A triplane and its heads as a function of space: what the reconstruction network's output means.
 
-The network's cube has +Z up and the object's front along +X; the world has +Y up and the front along +Z. `ops.frames.triplane` is the
-only place where one becomes the other; `planes`, `axis` and everything below them live in the network's space.
+The network's cube has +Z up and the object's front along +X; the world has +Y up and the front along +Z. Only
+`ops/coordinate_frames/instantmesh.py` makes one of the other; `planes`, `axis` and everything below them live in the network's space.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..data.field import FlexiGrid
 from ..data.progress import Tick, no_tick, part_of
+from ..ops.coordinate_frames.instantmesh import from_triplane, to_triplane
 from ..ops.flexicubes import regular_grid
 from ..ops.flexicubes_tables import CORNERS
-from ..ops.frames.triplane import from_triplane, to_triplane
 
 DENSITY_LEVEL = 10.0  # where the published models put the surface of a density
 FLEXI_WEIGHTS = 21  # 12 beta, 8 alpha, 1 gamma a cube

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..data.cameras import Cameras
 from ..data.field import Field
 from ..data.progress import Tick, no_tick
-from ..ops.frames.triplane import triplane_cameras
+from ..ops.coordinate_frames.instantmesh import triplane_cameras
 from .attention import Attention, LayerNorm, Linear, linear, merge_heads, split_heads, torch_attention
 from .dino import ImageEncoder
 from .triplane_field import Decoder, TriplaneField

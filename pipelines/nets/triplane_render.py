@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops.frames.triplane import to_triplane
+from ..ops.coordinate_frames.instantmesh import to_triplane
 from ..ops.volume_rendering import blur_weights, composite, sample_pdf
 from .triplane_field import TriplaneField, activate_color, activate_density, sample_planes
 

@@ -22,7 +22,7 @@ from ..images import sheets
 from ..ops.splat_raster.dispatch import Rendered, render_gaussians, splat_cameras
 from ..plots.loss_curve import loss_curve
 from ..rendering.splats import render_splats
-from .densify import Densify, EveryGaussianPruned
+from .density_control import Densify, EveryGaussianPruned
 from .fit_settings import FitSettings
 from .parameters import SplatParameters
 from .start import start_at_centre, start_from_hull

@@ -1,4 +1,4 @@
-"""What a fit of Gaussians is told to do: presets are data, one JSON file of `data/fit_presets` each."""
+"""What a fit of Gaussians is told to do: presets are data, one JSON file of `data/splat_fit_presets` each."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ..fitting.targets import VIEWS_AT_ONCE, memory_of_views
 from ..ops.losses import LossWeights
-from .densify import DensifyRules
+from .density_control import DensifyRules
 from .parameters import LearningRates
 
-PRESET_FOLDER = Path(__file__).resolve().parents[1] / "data" / "fit_presets"
+PRESET_FOLDER = Path(__file__).resolve().parents[1] / "data" / "splat_fit_presets"
 STARTS = ("hull", "centre")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data.splats import Splats
-from .densify import SPLIT_SHRINK, Change, scatter_halves
+from .density_control import SPLIT_SHRINK, Change, scatter_halves
 
 LEAST_OPACITY = 1e-4  # of a start: the logit of 0 or 1 could never move again
 SCALES = (1e-5, 2.0)  # world units a fit may reach

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ..data.mesh import Mesh
 from ..data.progress import Tick, no_tick
 from ..data.splats import Splats
-from ..meshes.clean import clean, simplify
+from ..meshes.clean import clean
 from ..meshes.extract import Method, field_to_mesh
+from ..meshes.simplify import simplify
 from .field import LEVEL, RESOLUTION, splat_field
 
 

@@ -17,8 +17,9 @@ from ..data.progress import Tick, no_tick
 from ..data.views import AssetViews
 from ..images.foreground import mask_views, prepare
 from ..meshes.bake_texture import bake_from_field
-from ..meshes.clean import clean, simplify
+from ..meshes.clean import clean
 from ..meshes.extract import field_to_mesh
+from ..meshes.simplify import simplify
 from ..meshes.unwrap import unwrap
 from ..reconstruction.lrm import LRM, reconstruct
 from ..view_generation.model import ViewModel

@@ -23,7 +23,7 @@ from ..nets.attention import Linear
 from ..nets.geo_transformer import LEVELS, Form
 from ..nets.geolrm import PROPOSAL, RECONSTRUCTION, GeoLRMConfig, ProposalNetwork, ReconstructionNetwork
 from ..reconstruction.geolrm.stages import PATCH, GeoLRM, NetworkForm
-from .lrm import SETTINGS, load_strictly
+from .instantmesh import SETTINGS, load_strictly
 from .mini_models import FOLDER, read_config
 
 MINI_FILE = FOLDER / "geolrm_mini.safetensors"
@@ -52,7 +52,7 @@ def load_geolrm(path: str | Path, *, dtype: torch.dtype = torch.float32, reconst
         dtype: to store the transformers in (`cast_trunk`).  reconstruction_dtype: of the reconstruction network where it differs.
 
     Returns:
-        The networks. Where the file does not say how they are run, both forms are the paper's: see `reconstruction.geolrm.choose_attention`
+        The networks. Where the file does not say how they are run, both forms are the paper's: see `reconstruction.geolrm.detect_attention`
         for deciding better.
 
     Raises:

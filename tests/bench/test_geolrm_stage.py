@@ -10,7 +10,7 @@ import torch
 from lathe.bench import common, quality, scenes
 from lathe.bench.quality_stages import geolrm
 from lathe.pipelines.nets.geolrm import cube_points
-from lathe.pipelines.ops.frames.geolrm import geolrm_cameras
+from lathe.pipelines.ops.coordinate_frames.geolrm import geolrm_cameras
 from lathe.pipelines.reconstruction.geolrm.stages import to_splats
 from lathe.pipelines.rendering.splats import render_splats
 

@@ -11,7 +11,7 @@ from lathe.pipelines.distillation.cameras_and_shading import ReferenceView
 from lathe.pipelines.distillation.settings import LossWeights, SplatSettings
 from lathe.pipelines.distillation.splat import DistilSplat
 from lathe.pipelines.rendering.splats import render_splats
-from lathe.pipelines.splats.densify import EveryGaussianPruned
+from lathe.pipelines.splats.density_control import EveryGaussianPruned
 from lathe.pipelines.splats.start import start_at_centre
 
 SETTINGS = SplatSettings(steps=120, size=32, weights=LossWeights(rgb=100, mask=30), points=400)

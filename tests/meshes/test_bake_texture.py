@@ -5,7 +5,7 @@ import torch
 from lathe.pipelines.cameras.orbits import posed_cameras
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
-from lathe.pipelines.meshes import bake_texture, clean, extract, unwrap
+from lathe.pipelines.meshes import bake_texture, extract, simplify, unwrap
 from lathe.pipelines.metrics import psnr
 from lathe.pipelines.ops.color import srgb_to_linear
 from lathe.pipelines.ops.texture_bake import fill_gaps, nearest_colors, texels
@@ -33,7 +33,7 @@ class Paint:
 
 @pytest.fixture(scope="module")
 def bare():
-    mesh = unwrap.unwrap(clean.simplify(extract.field_to_mesh(Paint(), "marching_cubes", 40), 2000), texture_size=512)
+    mesh = unwrap.unwrap(simplify.simplify(extract.field_to_mesh(Paint(), "marching_cubes", 40), 2000), texture_size=512)
     return Mesh(mesh.vertices, mesh.faces, mesh.uvs)
 
 

@@ -9,7 +9,7 @@ import torch
 from handed import signed_volume
 from lathe.pipelines.data.field import FlexiGrid
 from lathe.pipelines.data.mesh import Mesh
-from lathe.pipelines.meshes import clean, extract, unwrap
+from lathe.pipelines.meshes import clean, extract, simplify, unwrap
 from lathe.pipelines.ops.color import linear_to_srgb, srgb_to_linear
 from lathe.pipelines.ops.flexicubes import regular_grid
 from lathe.pipelines.ops.mesh_tools import face_components, merge_vertices, taubin, vertex_normals
@@ -178,27 +178,27 @@ def test_smoothing_removes_noise_and_keeps_volume(ball):
 
 
 def test_simplifying_keeps_shape_and_colors(ball):
-    small = clean.simplify(ball, 1000)
+    small = simplify.simplify(ball, 1000)
     assert 900 <= small.faces.shape[0] <= 1000
     assert signed_volume(small.vertices, small.faces) == pytest.approx(4 / 3 * torch.pi * 0.6**3, rel=0.03)
     error = (linear_to_srgb(small.vertex_colors) - (small.vertices / 2 + 0.5)).abs()
     assert error.max() < 0.03
-    assert clean.simplify(small, 5000) is small
+    assert simplify.simplify(small, 5000) is small
     with pytest.raises(ValueError, match="too few"):
-        clean.simplify(ball, 3)
+        simplify.simplify(ball, 3)
 
 
 def test_simplifying_turns_a_texture_into_colors(ball):
     uvs = ball.vertices[:, :2] / 2 + 0.5
     ramp = torch.linspace(0, 1, 64)
     texture = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.full((64, 64), 0.5)], dim=-1)
-    small = clean.simplify(Mesh(ball.vertices, ball.faces, uvs, texture), 1000)
+    small = simplify.simplify(Mesh(ball.vertices, ball.faces, uvs, texture), 1000)
     assert small.texture is None and small.uvs is None
     assert (linear_to_srgb(small.vertex_colors[:, :2]) - (small.vertices[:, :2] / 2 + 0.5)).abs().max() < 0.04
 
 
 def test_unwrapping_gives_charts_that_do_not_overlap(ball):
-    mesh = clean.simplify(ball, 1500)
+    mesh = simplify.simplify(ball, 1500)
     seen = []
     flat = unwrap.unwrap(mesh, texture_size=512, tick=lambda step, total, preview=None: seen.append(step))
     torch.testing.assert_close(flat.vertices[flat.faces], mesh.vertices[mesh.faces])
@@ -239,7 +239,7 @@ def test_cancel_ends_the_child_at_once(ball, monkeypatch):
 def test_the_child_loads_neither_torch_nor_the_package(tmp_path, ball):
     import numpy as np
 
-    small = clean.simplify(ball, 300)
+    small = simplify.simplify(ball, 300)
     np.savez(tmp_path / "in.npz", vertices=small.vertices.numpy(), faces=small.faces.numpy(), size=256, padding=2)
     worker = str(unwrap.Path(unwrap.__file__).with_name("uv_worker.py"))
     code = (
@@ -255,7 +255,7 @@ def test_a_failing_child_is_reported_in_words(ball, monkeypatch):
     monkeypatch.setattr(unwrap.sys, "executable", sys.executable)
     monkeypatch.setattr(unwrap.np, "savez", lambda path, **arrays: path.write_bytes(b"nonsense"))
     with pytest.raises(RuntimeError, match="Unwrapping failed.*try again"):
-        unwrap.unwrap(clean.simplify(ball, 300))
+        unwrap.unwrap(simplify.simplify(ball, 300))
 
 
 def test_unwrapping_survives_degenerate_and_non_manifold_faces():
@@ -277,7 +277,7 @@ def test_unwrapping_refuses_nothing_and_too_much():
 def test_inputs_stay_as_they_were(ball):
     copy = Mesh(ball.vertices.clone(), ball.faces.clone(), vertex_colors=ball.vertex_colors.clone())
     clean.clean(copy, smoothing=2)
-    clean.simplify(copy, 500)
+    simplify.simplify(copy, 500)
     assert torch.equal(copy.vertices, ball.vertices) and torch.equal(copy.faces, ball.faces)
     assert torch.equal(copy.vertex_colors, ball.vertex_colors)
 

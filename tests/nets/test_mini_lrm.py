@@ -8,7 +8,7 @@ from lathe.pipelines.nets.mini_heads import PosedViews, activate_density, densit
 from lathe.pipelines.nets.mini_lrm import MiniLRM, network_volume
 from lathe.pipelines.nets.projected_field import ProjectedField
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.ops.frames.triplane import to_triplane
+from lathe.pipelines.ops.coordinate_frames.instantmesh import to_triplane
 
 
 def views(count: int = 6) -> tuple[torch.Tensor, torch.Tensor, Cameras]:

@@ -13,8 +13,8 @@ from lathe.pipelines.data.field import Field
 from lathe.pipelines.nets.triplane_field import Decoder, TriplaneField, activate_density, repair_empty, sample_planes
 from lathe.pipelines.nets.triplane_lrm import PUBLISHED
 from lathe.pipelines.nets.triplane_render import Draws, render_rays_as_trained
+from lathe.pipelines.ops.coordinate_frames.instantmesh import from_triplane, to_triplane
 from lathe.pipelines.ops.flexicubes import flexicubes, grid_cubes
-from lathe.pipelines.ops.frames.triplane import from_triplane, to_triplane
 
 
 def field_of(kind, sharper=1.0):

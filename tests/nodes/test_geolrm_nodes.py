@@ -15,7 +15,7 @@ from lathe.nodes.core.splat import from_core_splat
 from lathe.nodes.core.voxel import to_core_voxel
 from lathe.nodes.geolrm import LatheLoadGeoLRM, LatheProposeVoxels, LatheReconstructSplats
 from lathe.pipelines.cameras.orbits import orbit_cameras
-from lathe.pipelines.reconstruction.geolrm import attention_verdicts, calibration, choose_attention, occupancy_score
+from lathe.pipelines.reconstruction.geolrm import attention_memory, calibration, detect_attention, occupancy_score
 from lathe.pipelines.reconstruction.geolrm import stages as stage
 from lathe.pipelines.reconstruction.geolrm.stages import NetworkForm
 from lathe.pipelines.weights import geolrm as files
@@ -171,10 +171,10 @@ def test_the_bundled_mini_model_finds_the_calibration_object_and_says_its_forms(
     assert found.score > 0.5
     (splats,) = reconstruct(model, voxel, images, seen.masks[:, 0], seen.cameras, tokens=4096)
     assert len(splats) > 1000 and float(splats.positions.abs().max()) < 1.2
-    proposal = choose_attention.choose_proposal(model.model)
+    proposal = detect_attention.choose_proposal(model.model)
     assert proposal.decided and proposal.chosen == model.model.propose_as
     assert max(proposal.scores[:2]) > 0.8 and proposal.scores[2] < 0.3
-    reconstruction = choose_attention.choose_reconstruction(model.model, choose_attention.own_cells(model.model))
+    reconstruction = detect_attention.choose_reconstruction(model.model, detect_attention.own_cells(model.model))
     assert not reconstruction.decided and reconstruction.chosen == model.model.reconstruct_as
     assert max(reconstruction.scores) - min(reconstruction.scores) < 1 and min(reconstruction.scores) > 18
 
@@ -251,14 +251,14 @@ def test_auto_looks_once_and_remembers(published_file, tmp_path, monkeypatch):
         def verdict(model, *, tick, **how):
             looked.append(part)
             assert part == "proposal" or how["cells"] == "cells" and model.propose_as == NetworkForm("heads", 0.5)
-            return attention_verdicts.Verdict(NetworkForm("heads", 0.5), decided, f"{part}: heads (test)", (0.1, 0.1, 0.9))
+            return attention_memory.Verdict(NetworkForm("heads", 0.5), decided, f"{part}: heads (test)", (0.1, 0.1, 0.9))
 
         return verdict
 
-    monkeypatch.setattr(choose_attention, "own_cells", lambda model, **how: "cells")
+    monkeypatch.setattr(detect_attention, "own_cells", lambda model, **how: "cells")
 
-    monkeypatch.setattr(choose_attention, "choose_proposal", choose("proposal", True))
-    monkeypatch.setattr(choose_attention, "choose_reconstruction", choose("reconstruction", False))
+    monkeypatch.setattr(detect_attention, "choose_proposal", choose("proposal", True))
+    monkeypatch.setattr(detect_attention, "choose_reconstruction", choose("reconstruction", False))
     model, report = load(published_file)
     assert looked == ["proposal", "reconstruction"] and "proposal: heads (test)" in report
     assert model.model.propose_as == model.model.reconstruct_as == NetworkForm("heads", 0.5)
@@ -292,9 +292,9 @@ def test_a_wrong_form_that_is_forced_works_and_warns(own_file, caplog):
 
 def test_a_form_that_an_earlier_look_speaks_against_warns(published_file, tmp_path, caplog):
     """The file says nothing; what auto found out about it before does. The network that is not forced keeps the verdict."""
-    memory = attention_verdicts.FormMemory(folders.remembered(geolrm.MEMORY_FILE))
-    heads = attention_verdicts.Verdict(NetworkForm("heads", 0.5), True, "heads, as seen", (0.1, 0.1, 2.0))
-    memory.keep(attention_verdicts.file_hash(tmp_path / published_file), {"proposal": heads, "reconstruction": heads})
+    memory = attention_memory.FormMemory(folders.remembered(geolrm.MEMORY_FILE))
+    heads = attention_memory.Verdict(NetworkForm("heads", 0.5), True, "heads, as seen", (0.1, 0.1, 2.0))
+    memory.keep(attention_memory.file_hash(tmp_path / published_file), {"proposal": heads, "reconstruction": heads})
     with caplog.at_level(logging.WARNING):
         model, report = load(published_file, proposal_form="tokens")
     assert "proposal: tokens, scale 0.5, as asked; these weights expect heads, so the result will be worse" in report
@@ -303,10 +303,10 @@ def test_a_form_that_an_earlier_look_speaks_against_warns(published_file, tmp_pa
 
 
 def test_a_form_that_did_as_well_as_another_is_forced_without_a_warning(published_file, tmp_path, caplog):
-    memory = attention_verdicts.FormMemory(folders.remembered(geolrm.MEMORY_FILE))
-    found = attention_verdicts.Verdict(NetworkForm("tokens", 0.5), True, "tokens, as seen", (20.0, 20.3, 12.0))
-    unsure = attention_verdicts.Verdict(NetworkForm("tokens", 0.5), False, "tokens, the paper's", (20.0, 20.3, 20.1))
-    memory.keep(attention_verdicts.file_hash(tmp_path / published_file), {"proposal": found, "reconstruction": unsure})
+    memory = attention_memory.FormMemory(folders.remembered(geolrm.MEMORY_FILE))
+    found = attention_memory.Verdict(NetworkForm("tokens", 0.5), True, "tokens, as seen", (20.0, 20.3, 12.0))
+    unsure = attention_memory.Verdict(NetworkForm("tokens", 0.5), False, "tokens, the paper's", (20.0, 20.3, 20.1))
+    memory.keep(attention_memory.file_hash(tmp_path / published_file), {"proposal": found, "reconstruction": unsure})
     with caplog.at_level(logging.WARNING):
         _, report = load(published_file, proposal_form="tokens, scale 1", reconstruction_form="heads")
     assert report.splitlines()[1:] == ["proposal: tokens, scale 1, as asked", "reconstruction: heads, as asked"] and not caplog.text
@@ -321,7 +321,7 @@ def test_a_file_loads_where_memory_is_too_short_for_a_look(published_file, monke
     assert report.count("choose another form yourself in Load GeoLRM") == 2 and "token budget" not in report and "MiB" not in report
     assert "could not be tried" in caplog.text and model.model.propose_as == model.model.reconstruct_as == NetworkForm("tokens", 0.5)
     looked = []
-    again = attention_verdicts.not_looked_at("proposal", "again")
+    again = attention_memory.not_looked_at("proposal", "again")
     monkeypatch.setattr(geolrm.LoadedGeoLRM, "_look", lambda self, part, tick: looked.append(part) or again)
     load(published_file)
     assert looked == ["proposal", "reconstruction"]

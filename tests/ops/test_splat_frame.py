@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lathe.pipelines.data.splats import Splats
-from lathe.pipelines.ops.frames.splats import turn_upside
+from lathe.pipelines.ops.coordinate_frames.splats import turn_upside
 
 HALF_TURN = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
 

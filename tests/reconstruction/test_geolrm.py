@@ -15,11 +15,11 @@ from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.nets.geolrm import cube_points, project
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.ops.frames.geolrm import from_geolrm, geolrm_cameras
+from lathe.pipelines.ops.coordinate_frames.geolrm import from_geolrm, geolrm_cameras
 from lathe.pipelines.ops.spherical_harmonics import CONSTANT
 from lathe.pipelines.ops.visual_hull import cell_centres
 from lathe.pipelines.plots.occupancy import occupancy_picture
-from lathe.pipelines.reconstruction.geolrm import attention_verdicts, calibration, choose_attention, occupancy_score, stages
+from lathe.pipelines.reconstruction.geolrm import attention_memory, calibration, detect_attention, occupancy_score, stages
 from lathe.pipelines.reconstruction.geolrm.views import check_views, grid_extents, network_views, on_grid
 from lathe.pipelines.rendering.mesh import render_mesh
 from lathe.pipelines.rendering.splats import render_splats
@@ -345,23 +345,23 @@ def test_forms_are_told_apart_by_what_they_do(monkeypatch):
     assert occupancy_score.occupancy_score(shell.flip(1), extent, seen.masks, seen.cameras).score < scores["shell"] - 0.1
 
 
-@pytest.mark.parametrize("right", attention_verdicts.CANDIDATES)
+@pytest.mark.parametrize("right", attention_memory.CANDIDATES)
 def test_the_form_that_gives_the_object_is_chosen_for_each_network(monkeypatch, right):
     seen = calibration.calibration_views()
     (extent,) = grid_extents(24, seen.cameras, 1)
     shell = calibration.hull_shell(seen, 24, extent)
     noise = torch.rand(24, 24, 24, generator=torch.Generator().manual_seed(0))
     model = handmade_model()
-    monkeypatch.setattr(choose_attention, "propose", lambda m, *a, **k: (shell if m.propose_as == right else noise)[None])
-    verdict = choose_attention.choose_proposal(model)
-    assert verdict.chosen == right and verdict.decided and attention_verdicts.describe_form(right) in verdict.why
+    monkeypatch.setattr(detect_attention, "propose", lambda m, *a, **k: (shell if m.propose_as == right else noise)[None])
+    verdict = detect_attention.choose_proposal(model)
+    assert verdict.chosen == right and verdict.decided and attention_memory.describe_form(right) in verdict.why
     original = stages.reconstruct
 
     def reconstruct(m, occupancy, images, *rest, **how):
         return original(m, occupancy, images if m.reconstruct_as == right else 1 - images, *rest, **how)
 
-    monkeypatch.setattr(choose_attention, "reconstruct", reconstruct)
-    verdict = choose_attention.choose_reconstruction(model)
+    monkeypatch.setattr(detect_attention, "reconstruct", reconstruct)
+    verdict = detect_attention.choose_reconstruction(model)
     assert verdict.chosen == right and verdict.decided and "dB" in verdict.why
 
 
@@ -379,14 +379,14 @@ def test_the_form_that_gives_the_object_is_chosen_for_each_network(monkeypatch, 
     ],
 )
 def test_a_form_is_decided_where_it_leads_clearly(scores, chosen, decided):
-    verdict = choose_attention._verdict("reconstruction", scores, [f"{s} dB" for s in scores], 12.0, 1.0, "no form works")
-    assert (verdict.chosen, verdict.decided) == (attention_verdicts.CANDIDATES[chosen], decided) and verdict.scores == scores
+    verdict = detect_attention._verdict("reconstruction", scores, [f"{s} dB" for s in scores], 12.0, 1.0, "no form works")
+    assert (verdict.chosen, verdict.decided) == (attention_memory.CANDIDATES[chosen], decided) and verdict.scores == scores
     assert verdict.lasting == all(map(math.isfinite, scores))
 
 
 def test_only_what_scored_clearly_worse_speaks_against_a_form():
-    half, one, heads = attention_verdicts.CANDIDATES
-    verdict = attention_verdicts.Verdict(half, True, "why", (20.0, 20.2, 18.0))
+    half, one, heads = attention_memory.CANDIDATES
+    verdict = attention_memory.Verdict(half, True, "why", (20.0, 20.2, 18.0))
     assert verdict.against("reconstruction", heads) and not verdict.against("reconstruction", one)
     assert not verdict.against("reconstruction", half) and not verdict.against("reconstruction", replace(heads, form="tokens"))
     assert not replace(verdict, decided=False).against("reconstruction", heads)
@@ -394,15 +394,15 @@ def test_only_what_scored_clearly_worse_speaks_against_a_form():
 
 
 def test_verdicts_are_remembered_by_hash_and_damaged_memories_are_none(tmp_path):
-    memory = attention_verdicts.FormMemory(tmp_path / "deep" / "forms.json")
+    memory = attention_memory.FormMemory(tmp_path / "deep" / "forms.json")
     assert memory.recall("a") == {}
-    good = attention_verdicts.Verdict(attention_verdicts.CANDIDATES[2], True, "why", (1.0, 2.0, 5.0))
+    good = attention_memory.Verdict(attention_memory.CANDIDATES[2], True, "why", (1.0, 2.0, 5.0))
     unsure = replace(good, decided=False)
     memory.keep("a", {"proposal": good, "reconstruction": unsure})
     memory.keep("b", {"reconstruction": good})
     assert memory.recall("a") == {"proposal": good, "reconstruction": unsure} and memory.recall("b") == {"reconstruction": good}
     # what overflowed in one precision, or could not be looked at, may do better another time
-    unseen = attention_verdicts.not_looked_at("x", "memory")
+    unseen = attention_memory.not_looked_at("x", "memory")
     memory.keep("c", {"proposal": replace(good, scores=(1.0, -math.inf, 5.0)), "reconstruction": unseen})
     assert memory.recall("c") == {}
     assert [path.name for path in memory.path.parent.iterdir()] == ["forms.json"]
@@ -410,4 +410,4 @@ def test_verdicts_are_remembered_by_hash_and_damaged_memories_are_none(tmp_path)
         memory.path.write_text(text)
         assert memory.recall("a") == {}
     (tmp_path / "file").write_bytes(b"weights")
-    assert attention_verdicts.file_hash(tmp_path / "file") == hashlib.sha256(b"weights").hexdigest()
+    assert attention_memory.file_hash(tmp_path / "file") == hashlib.sha256(b"weights").hexdigest()

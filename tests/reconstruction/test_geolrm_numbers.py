@@ -8,9 +8,9 @@ import torch
 from data.tiny_geolrm import tiny_model
 from lathe.pipelines.cameras.orbits import posed_cameras
 from lathe.pipelines.nets.geolrm import FAR, project
-from lathe.pipelines.ops.frames.geolrm import from_geolrm
+from lathe.pipelines.ops.coordinate_frames.geolrm import from_geolrm
 from lathe.pipelines.ops.quaternions import rotation_matrices
-from lathe.pipelines.reconstruction.geolrm import attention_verdicts, calibration, choose_attention, stages
+from lathe.pipelines.reconstruction.geolrm import attention_memory, calibration, detect_attention, stages
 from lathe.pipelines.reconstruction.geolrm.views import check_views
 
 THREE = posed_cameras([0, 90, 180], [0, 0, 0], 2.0, 60.0)
@@ -59,11 +59,11 @@ def test_numbers_that_overflow_are_told_with_what_to_do():
 def test_auto_counts_a_form_that_overflows_as_none(monkeypatch):
     seen = calibration.calibration_views()
     small = replace(seen, images=seen.images[:, :, ::4, ::4], masks=seen.masks[:, :, ::4, ::4])
-    monkeypatch.setattr(choose_attention, "calibration_views", lambda: small)
-    for part, choose in (("proposal", choose_attention.choose_proposal), ("reconstruction", choose_attention.choose_reconstruction)):
+    monkeypatch.setattr(detect_attention, "calibration_views", lambda: small)
+    for part, choose in (("proposal", detect_attention.choose_proposal), ("reconstruction", detect_attention.choose_reconstruction)):
         verdict = choose(overflowing(part), dtype=torch.float16)
-        assert not verdict.decided and verdict.chosen == attention_verdicts.CANDIDATES[0]
-        assert verdict.why.count(choose_attention.OVERFLOWN) == 3
+        assert not verdict.decided and verdict.chosen == attention_memory.CANDIDATES[0]
+        assert verdict.why.count(detect_attention.OVERFLOWN) == 3
 
 
 def test_gaussians_are_turned_with_their_places():

@@ -11,7 +11,7 @@ from lathe.pipelines.nets.triplane_field import TriplaneField
 from lathe.pipelines.nets.triplane_lrm import PUBLISHED, LRMConfig, TriplaneLRM
 from lathe.pipelines.nets.triplane_render import Draws, render_rays_as_trained
 from lathe.pipelines.ops.camera_math import intrinsics, orbit
-from lathe.pipelines.ops.frames.triplane import from_triplane, triplane_cameras
+from lathe.pipelines.ops.coordinate_frames.instantmesh import from_triplane, triplane_cameras
 from lathe.pipelines.reconstruction.lrm import LRM, estimate_memory, reconstruct
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode

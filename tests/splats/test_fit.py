@@ -16,7 +16,7 @@ from lathe.pipelines.plots.loss_curve import loss_curve
 from lathe.pipelines.splats import fit as splat_fit
 from lathe.pipelines.splats import fit_settings
 from lathe.pipelines.splats import start as splat_start
-from lathe.pipelines.splats.densify import EveryGaussianPruned
+from lathe.pipelines.splats.density_control import EveryGaussianPruned
 from lathe.pipelines.splats.fit import SplatFit, fit_splats, with_changes
 from lathe.pipelines.splats.fit_settings import load_fit_preset
 from lathe.pipelines.splats.start import start_at_centre

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ...pipelines.data.cameras import Cameras
-from ...pipelines.ops.frames.geolrm import geolrm_cameras
+from ...pipelines.ops.coordinate_frames.geolrm import geolrm_cameras
 from ..lrm_batches import posed
 from ..rendered import RenderedObjects
 from .occupancy import surface_points

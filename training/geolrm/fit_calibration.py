@@ -21,7 +21,7 @@ import lathe_root  # noqa: E402, F401
 from lathe.pipelines.data.cameras import Cameras  # noqa: E402
 from lathe.pipelines.nets.geolrm import HALF  # noqa: E402
 from lathe.pipelines.reconstruction.geolrm.calibration import calibration_views, hull_shell
-from lathe.pipelines.reconstruction.geolrm.choose_attention import own_cells  # noqa: E402
+from lathe.pipelines.reconstruction.geolrm.detect_attention import own_cells  # noqa: E402
 from lathe.pipelines.reconstruction.geolrm.stages import GeoLRM, NetworkForm, anchors  # noqa: E402
 from lathe.pipelines.reconstruction.geolrm.views import grid_extents, network_views  # noqa: E402
 from lathe.pipelines.weights.geolrm import save_geolrm  # noqa: E402

@@ -18,7 +18,7 @@ from ...data.splats import Splats
 from ...nets.attention import Attention, torch_attention
 from ...nets.geo_transformer import Form
 from ...nets.geolrm import HALF, GeoLRMConfig, ProposalNetwork, ReconstructionNetwork, cube_points
-from ...ops.frames.geolrm import (
+from ...ops.coordinate_frames.geolrm import (
     splats_from_geolrm,
 )
 from ...ops.spherical_harmonics import CONSTANT, OFFSET

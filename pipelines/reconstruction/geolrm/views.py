@@ -13,7 +13,7 @@ from ...data.cameras import Cameras
 from ...data.views import count_assets
 from ...nets.geolrm import HALF, cube_points
 from ...ops import camera_math
-from ...ops.frames.geolrm import from_geolrm, geolrm_cameras
+from ...ops.coordinate_frames.geolrm import from_geolrm, geolrm_cameras
 
 MOST_VIEWS = 24
 SAME_EXTENT = 1e-4  # relative

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lathe.pipelines.reconstruction.geolrm import choose_attention
-from lathe.pipelines.reconstruction.geolrm.attention_verdicts import CANDIDATES
-from lathe.pipelines.reconstruction.geolrm.choose_attention import choose_proposal, choose_reconstruction, own_cells
+from lathe.pipelines.reconstruction.geolrm import detect_attention
+from lathe.pipelines.reconstruction.geolrm.attention_memory import CANDIDATES
+from lathe.pipelines.reconstruction.geolrm.detect_attention import choose_proposal, choose_reconstruction, own_cells
 from lathe.pipelines.reconstruction.geolrm.stages import NetworkForm
 from lathe.pipelines.weights.geolrm import load_geolrm
 
@@ -40,7 +40,7 @@ def test_without_a_proposal_network_the_lead_must_be_wider(monkeypatch):
     found = [choose_reconstruction(model) for model in (tokens, heads)]
     assert [(verdict.chosen.form, verdict.decided) for verdict in found] == [("tokens", True), ("tokens", False)]
     assert 3 < max(found[0].scores[:2]) - found[0].scores[2] < 4
-    monkeypatch.setattr(choose_attention, "LEAD_ON_HULL", 4.0)
+    monkeypatch.setattr(detect_attention, "LEAD_ON_HULL", 4.0)
     assert not choose_reconstruction(tokens).decided
 
 

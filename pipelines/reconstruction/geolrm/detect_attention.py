@@ -22,7 +22,7 @@ from torch import Tensor
 from ...data.progress import Tick, no_tick, part_of
 from ...nets.attention import Attention, torch_attention
 from ...rendering.splats import render_splats
-from .attention_verdicts import CANDIDATES, LEADS, Verdict, describe_form
+from .attention_memory import CANDIDATES, LEADS, Verdict, describe_form
 from .calibration import VIEWS, calibration_views, hull_shell
 from .occupancy_score import OccupancyScore, occupancy_score
 from .stages import GeoLRM, NetworkForm, NotFinite, propose, reconstruct

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lathe.pipelines.ops.splat_raster.dispatch import Rendered
-from lathe.pipelines.splats.densify import Densify, DensifyRules, EveryGaussianPruned, scatter_halves, too_faint_or_large
+from lathe.pipelines.splats.density_control import Densify, DensifyRules, EveryGaussianPruned, scatter_halves, too_faint_or_large
 from lathe.pipelines.splats.parameters import LearningRates, SplatParameters
 from lathe.pipelines.splats.start import start_from_points
 from torch import Tensor

@@ -10,7 +10,7 @@ from data.tiny_lrm import TINY, golden, golden_images, tiny_net, worst
 from lathe.pipelines.nets import triplane_lrm
 from lathe.pipelines.nets.mini_lrm import MiniLRM
 from lathe.pipelines.nets.triplane_lrm import PUBLISHED, TriplaneLRM
-from lathe.pipelines.weights.lrm import identify_lrm, load_lrm, load_strictly, published_state
+from lathe.pipelines.weights.instantmesh import identify_lrm, load_lrm, load_strictly, published_state
 from safetensors.torch import save_file
 
 MANIFESTS = Path(__file__).resolve().parents[1] / "data" / "manifests"
