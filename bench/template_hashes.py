@@ -24,7 +24,7 @@ ASSETS = (".glb", ".obj", ".ply", ".splat", ".spz")
 
 
 def hashes(only: str) -> dict[str, list[str]]:
-    """For each workflow the hashes of its assets in the order of their names, which differ from run to run."""
+    """For each workflow the hashes of its assets, sorted: their names differ from run to run."""
     server, found = shared_server(threads=1), {}
     for name in workflow_names():
         if only not in name:
@@ -32,8 +32,8 @@ def hashes(only: str) -> dict[str, list[str]]:
         run = server.run(load_prompt(name))
         if run.status != "success":
             raise SystemExit(f"{name}: {run.error.get('exception_message', run.status)}")
-        files = sorted(server.file(entry) for entry in run.files() if entry["filename"].endswith(ASSETS))
-        found[name] = [f"{path.suffix[1:]} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
+        files = [server.file(entry) for entry in run.files() if entry["filename"].endswith(ASSETS)]
+        found[name] = sorted(f"{path.suffix[1:]} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
         print(f"{name}: {len(files)} files, {run.seconds:.0f} s", file=sys.stderr, flush=True)
     return found
 
@@ -47,11 +47,12 @@ def main() -> int:
     found = hashes(arguments.only)
     if arguments.against is None:
         common.finish({"bench": "template_hashes", "files": sum(map(len, found.values())), "hashes": found})
-        return 0
+        return 0 if found else 1
     before = json.loads(arguments.against.read_text(encoding="utf-8").splitlines()[-1])["hashes"]
-    changed = [name for name in before if arguments.only in name and before[name] != found.get(name)]
+    names = sorted(name for name in {*before, *found} if arguments.only in name)
+    changed = [name for name in names if sorted(before.get(name, [])) != found.get(name)]
     for name in changed:
-        print(f"{name}: before {before[name]}, now {found.get(name)}")
+        print(f"{name}: before {before.get(name)}, now {found.get(name)}")
     common.finish({"bench": "template_hashes", "files": sum(map(len, found.values())), "changed": changed})
     return 1 if changed or not found else 0
 

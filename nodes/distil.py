@@ -348,7 +348,7 @@ def go_on(loop: Distillation, run: RunState | None, settings: LoopSettings, tick
 
     A prior that worked and then fails for good ends the run with what was reached; one that never worked is an error.
     """
-    from ..pipelines.fitting.loop import FitBroken
+    from ..pipelines.fitting.failed_steps import FitBroken
 
     if run is not None:
         loop.restore(run.tensors, run.about)

@@ -60,7 +60,8 @@ def room_of(module: str) -> str | None:
 def measure() -> House:
     """Counts the package `lathe`, which must be importable under that name."""
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
-    modules, plan, rooms = nx.DiGraph(), nx.DiGraph(), {}
+    modules, plan = nx.DiGraph(), nx.DiGraph()
+    rooms: dict[str, int] = {}
     for module in graph.modules:
         room = room_of(module)
         if room is None:
@@ -74,7 +75,6 @@ def measure() -> House:
                 if room_of(imported) != room:
                     plan.add_edge(room, room_of(imported))
     plan.add_nodes_from(rooms)
-    plan.remove_edges_from([(room, room.split("/")[0]) for room in rooms if room.startswith("nodes/")])
     loose = sorted(room for room in rooms if room.startswith("pipelines/") and (ROOT / f"{room}.py").is_file())
     return House(dict(sorted(rooms.items())), plan, _loops(plan), _loops(modules), _closing(plan), loose)
 
@@ -112,7 +112,7 @@ def draw(house: House) -> str:
         floor.sort(key=lambda room: (sum(above[room]) / len(above[room]) if above[room] else 0.5, room))
         place |= {room: (i + 0.5) / len(floor) for i, room in enumerate(floor)}
     width = max(map(len, floors)) * (WIDTH + GAP) + GAP
-    spot = {}
+    spot: dict[str, tuple[float, float]] = {}
     for row, floor in enumerate(floors):
         left = (width - len(floor) * (WIDTH + GAP) + GAP) / 2
         spot |= {room: (left + i * (WIDTH + GAP), 16 + row * FLOOR) for i, room in enumerate(floor)}

@@ -41,7 +41,7 @@ PAGE_SETTINGS = {
 def shared_server(threads: int = 0) -> Server:
     """The running server, started at the first call and ended with the process.
 
-    With `threads` it is another one, which computes on so many: on one, the same prompt gives the same bits.
+    With `threads` it is another one, which computes on so many of the CPU: on one, the same prompt gives the same bits.
     """
     tree = comfyui_dir()
     if tree is None:
@@ -58,7 +58,7 @@ def shared_server(threads: int = 0) -> Server:
     (base / "input").mkdir()
     for picture in (WORKFLOWS / "inputs").glob("*.*"):
         shutil.copy(picture, base / "input")
-    flags = ["--disable-api-nodes"] + ([] if torch.cuda.is_available() else ["--cpu"])
+    flags = ["--disable-api-nodes"] + (["--cpu"] if threads or not torch.cuda.is_available() else [])
     log = ARTIFACTS / (f"server_{threads}_threads.log" if threads else "server.log")
     server = Server(sys.executable, tree, base, log, flags, environment={"OMP_NUM_THREADS": str(threads)} if threads else None)
     atexit.register(server.stop)

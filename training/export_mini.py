@@ -1,8 +1,10 @@
 """Writes the averaged weights of a finished run as a bundled mini model: half precision, settings in the file's header.
 
-python training/export_mini.py views --run DIR --relief DIR [--steps 8]
-python training/export_mini.py lrm --run DIR [--stage mesh] [--out FILE]
-python training/export_mini.py elevation --run DIR [--out FILE]
+Usage:
+
+    python training/export_mini.py views --run DIR --relief DIR [--steps 8]
+    python training/export_mini.py lrm --run DIR [--stage mesh] [--out FILE]
+    python training/export_mini.py elevation --run DIR [--out FILE]
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Draws the training curves of the mini models, from the lines their runs wrote: docs/pictures/mini_curves.png.
 
-python training/plot_curves.py
+Usage:
+
+    python training/plot_curves.py
 """
 
 from __future__ import annotations

@@ -233,7 +233,8 @@ def with_their_ties(ours: Tensor, theirs: Tensor, extract: Callable[[Tensor], Fl
     """Our faces (F, 3), but for quads whose diagonal is a tie as the golden cut them.
 
     A quad is cut along the diagonal with the larger product of gammas. Where rounding decides, which differs from processor to processor,
-    neither cut is the right one: ties are those quads whose diagonal changes when the gammas move by `TIE`.
+    neither cut is the right one: ties are those quads whose diagonal changes when the gammas move by `TIE`, and which the golden cut the
+    other way.
     """
     if ours.shape != theirs.shape or torch.equal(ours, theirs):
         return ours
@@ -243,11 +244,11 @@ def with_their_ties(ours: Tensor, theirs: Tensor, extract: Callable[[Tensor], Fl
         moved = weights.clone()
         moved[:, -1] += TIE * (2 * torch.rand(len(weights), generator=torch.Generator().manual_seed(seed)) - 1)
         tied |= (extract(moved).faces.reshape(-1, 6) != quads).any(1)
-    kept = quads.clone()
-    for index in tied.nonzero()[:, 0].tolist():
-        if set(quads[index].tolist()) == set(golden[index].tolist()):
-            kept[index] = golden[index]
-    return kept.reshape(-1, 3)
+    a, b, c, _, _, d = quads.unbind(1)
+    from_first = quads[:, 3] == a
+    other = torch.where(from_first[:, None], torch.stack([a, b, d, d, b, c], 1), torch.stack([a, b, d, a, d, c], 1))
+    tied &= (golden == other).all(1)
+    return torch.where(tied[:, None], golden, quads).reshape(-1, 3)
 
 
 def statistics(values: Tensor) -> np.ndarray:

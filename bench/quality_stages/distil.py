@@ -143,8 +143,10 @@ def oracles(scene: Scene, kinds: Sequence[str], size: int, watched: _Watched) ->
     """The priors named, in the balance of the slider's middle, and the oracles in them."""
     made = [oracle_prior(scene.truth, size, words=kind == "2d", watch=watched) for kind in kinds]
     models = [prior.model for prior in made if isinstance(prior.model, Oracle)]
-    weights = dict(zip(("2d", "3d"), trade(0.5), strict=True))
-    return (combine([(prior, weights[kind]) for prior, kind in zip(made, kinds, strict=True)]) if made else None), models
+    by_kind = dict(zip(kinds, made, strict=True))
+    if len(made) == 2:
+        return magic123.both_priors(by_kind["2d"], by_kind["3d"]), models
+    return (made[0] if made else None), models
 
 
 def coarse_run(scene: Scene, kinds: Sequence[str], seed: int) -> tuple[DistilField, int]:

@@ -11,7 +11,7 @@ from comfy_api.latest import Types, io
 from torch import Tensor
 
 from ...pipelines.data.mesh import Mesh
-from .schema import MESH, _parameters, asset_input
+from .schema import MESH, asset_input, parameters_of
 
 # Mesh files Lathe reads; the core has these sockets from about 0.12 on.
 MESH_FILES = [t for t in (getattr(io, name, None) for name in ("File3DAny", "File3DGLB", "File3DOBJ")) if t is not None]
@@ -61,7 +61,7 @@ def to_core_mesh(meshes: list[Mesh]) -> Any:
         white = torch.ones(*size, 3)
         parts["texture"] = torch.stack([_resized(m.texture, size) if m.texture is not None else white for m in meshes])
     parts = {k: v.detach().cpu() if v is not None else None for k, v in parts.items()}
-    known = _parameters(Types.MESH)
+    known = parameters_of(Types.MESH)
     core = Types.MESH(
         vertices=_padded([m.vertices.detach().cpu() for m in meshes], n_vertices),
         faces=_padded([m.faces.detach().cpu() for m in meshes], n_faces),

@@ -40,13 +40,13 @@ def schema(**fields: Any) -> io.Schema:
 
 
 @cache
-def _parameters(kind: type) -> frozenset[str]:
+def parameters_of(kind: type) -> frozenset[str]:
     return frozenset(inspect.signature(kind).parameters)
 
 
 def widget(kind: Any, id: str, **options: Any) -> Any:
     """`kind.Input(id, ...)` with the options this core knows, e.g. `widget(io.Int, "steps", default=28, advanced=True)`."""
-    known = _parameters(kind.Input)
+    known = parameters_of(kind.Input)
     return kind.Input(id, **{k: v for k, v in options.items() if k in known})
 
 
@@ -54,7 +54,7 @@ def asset_input(id: str, *kinds: Any, **options: Any) -> Any:
     """An input that takes any of these socket types; one alone is an ordinary input."""
     if len(kinds) == 1:
         return widget(kinds[0], id, **options)
-    known = _parameters(io.MultiType.Input)
+    known = parameters_of(io.MultiType.Input)
     return io.MultiType.Input(id, types=list(kinds), **{k: v for k, v in options.items() if k in known})
 
 

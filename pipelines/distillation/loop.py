@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.cameras import Cameras
 from ..data.progress import Tick, no_tick
-from ..fitting.loop import MOST_BAD_STEPS, FitBroken
+from ..fitting.failed_steps import MOST_BAD_STEPS, FitBroken
 from ..fitting.out_of_memory import FittingSize
 from ..ops import distil_losses
 from .cameras_and_shading import PLAIN, ReferenceView, Shading, depth_normals, random_cameras, random_shading

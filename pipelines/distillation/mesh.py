@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,8 +28,6 @@ from .loop import Distillation, Drawn, adam
 from .priors import Prior, at_stage
 from .settings import FineSettings
 from .surface import Surface, surface_grid
-
-log = logging.getLogger(__name__)
 
 START_CELLS = 96  # of the mesh that a field becomes first
 START_POINTS = 1 << 14  # of the surface that colours learn from in a step

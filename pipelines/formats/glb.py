@@ -49,7 +49,7 @@ def glb_bytes(mesh: Mesh) -> bytes:
     attributes = {"POSITION": add_array(vertices, "VEC3", _FLOAT, 34962)}
     if len(vertices):
         accessors[-1].update(min=vertices.min(axis=0).tolist(), max=vertices.max(axis=0).tolist())
-    attributes["NORMAL"] = add_array(_unit_normals(mesh).astype("<f4"), "VEC3", _FLOAT, 34962)
+    attributes["NORMAL"] = add_array(unit_normals(mesh).astype("<f4"), "VEC3", _FLOAT, 34962)
     if mesh.uvs is not None:
         attributes["TEXCOORD_0"] = add_array(mesh.uvs.numpy().astype("<f4"), "VEC2", _FLOAT, 34962)
     if mesh.vertex_colors is not None:
@@ -77,7 +77,7 @@ def glb_bytes(mesh: Mesh) -> bytes:
     return struct.pack("<III", 0x46546C67, 2, 12 + len(chunks)) + chunks
 
 
-def _unit_normals(mesh: Mesh) -> np.ndarray:
+def unit_normals(mesh: Mesh) -> np.ndarray:
     normals = vertex_normals(mesh.vertices, mesh.faces).numpy()
     normals[np.linalg.norm(normals, axis=1) < 0.5] = (0.0, 0.0, 1.0)  # vertices of no face: glTF asks for unit length
     return normals

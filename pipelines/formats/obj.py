@@ -6,7 +6,7 @@ import numpy as np
 
 from ..data.mesh import Mesh
 from ..ops.color import linear_to_srgb
-from .glb import _unit_normals, png_bytes
+from .glb import png_bytes, unit_normals
 
 
 def obj_files(mesh: Mesh, stem: str) -> dict[str, bytes]:
@@ -27,7 +27,7 @@ def obj_files(mesh: Mesh, stem: str) -> dict[str, bytes]:
     lines += _rows("v", np.concatenate(columns, axis=1))
     if mesh.uvs is not None:
         lines += _rows("vt", np.stack([mesh.uvs[:, 0].numpy(), 1 - mesh.uvs[:, 1].numpy()], axis=1))
-    lines += _rows("vn", _unit_normals(mesh))
+    lines += _rows("vn", unit_normals(mesh))
     corner = "{0}/{0}/{0}" if mesh.uvs is not None else "{0}//{0}"
     pattern = "f " + " ".join(corner.replace("0", str(i)) for i in range(3))
     lines += [pattern.format(*face) for face in (mesh.faces + 1).tolist()]

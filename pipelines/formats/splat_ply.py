@@ -1,6 +1,8 @@
 """The PLY of 3D Gaussian splatting (Kerbl et al. 2023): one vertex a Gaussian, all properties float32.
 
-x y z  nx ny nz  f_dc_0..2  f_rest_0..(3(K-1)-1), channel by channel  opacity (logit)  scale_0..2 (logarithm)  rot_0..3 (w first)
+The properties, in their order:
+
+    x y z  nx ny nz  f_dc_0..2  f_rest_0..(3(K-1)-1), channel by channel  opacity (logit)  scale_0..2 (logarithm)  rot_0..3 (w first)
 """
 
 from __future__ import annotations

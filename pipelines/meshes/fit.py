@@ -19,7 +19,7 @@ from ..data.cameras import Cameras
 from ..data.mesh import Mesh
 from ..data.progress import Tick, no_tick, part_of
 from ..data.views import asset_views
-from ..fitting.loop import MOST_BAD_STEPS, FitBroken
+from ..fitting.failed_steps import MOST_BAD_STEPS, FitBroken
 from ..fitting.perceptual import Perceptual, load_perceptual
 from ..fitting.targets import VIEWS_AT_ONCE, Targets
 from ..images import sheets

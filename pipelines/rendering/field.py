@@ -10,8 +10,8 @@ from ..data.cameras import Cameras
 from ..data.field import Field
 from ..data.progress import Tick, no_tick
 from ..ops import camera_math, field_rays
-from .mesh import _reduce
-from .views import RenderedViews, _check, _preview
+from .mesh import to_pixels
+from .views import RenderedViews, check_request, preview_of
 
 RAYS_AT_ONCE = 4096
 
@@ -37,7 +37,7 @@ def render_field(
 
     Args and errors: as for `render_mesh`; `tick` is called after each chunk of rays.
     """
-    _check(cameras, height, width, supersample)
+    check_request(cameras, height, width, supersample)
     device = torch.device(device)
     field = field.to(device)
     trace = field_rays.trace_density if field.kind == "density" else field_rays.trace_sdf
@@ -59,6 +59,6 @@ def render_field(
             alpha, depth = alpha[:, None], depth[:, None]
             picture = torch.cat([color + (1 - alpha) * shade, alpha, depth, normal @ one.c2w[0, :3, :3].to(device)], dim=-1)
             fine = picture.T.reshape(1, 8, rows, columns).split([3, 1, 1, 3], dim=1)
-            views.append([part.cpu() for part in _reduce(fine, supersample)])
-            tick((index + 1) * chunks, cameras.n_views * chunks, _preview(views[-1][0]))
+            views.append([part.cpu() for part in to_pixels(fine, supersample)])
+            tick((index + 1) * chunks, cameras.n_views * chunks, preview_of(views[-1][0]))
     return RenderedViews(*(torch.cat(parts) for parts in zip(*views, strict=True)))

@@ -16,9 +16,9 @@ from ..ops.color import linear_to_srgb
 from ..ops.mesh_raster.dispatch import antialias, interpolate, rasterize_mesh
 from ..ops.mesh_topology import Topology, make_topology, merged_faces
 from ..ops.texture_sampling import sample_texture
-from .views import RenderedViews, _check, _preview
+from .views import RenderedViews, check_request, preview_of
 
-NEUTRAL_GREY = 0.7
+NEUTRAL_GREY = 0.7  # of what is shown; fits start from the middle grey of `ops.mesh_colors`
 LEAST_AGREEMENT = 0.1  # cosine between a smooth normal and its face's
 
 
@@ -50,14 +50,14 @@ def render_mesh(
     Raises:
         ValueError: cameras of several assets, a size below 1, a supersample other than 1 or 2.
     """
-    _check(cameras, height, width, supersample)
+    check_request(cameras, height, width, supersample)
     scene = _MeshScene(mesh, torch.device(device))
     matrices = camera_math.clip_matrices(cameras.c2w, cameras.K)
     views = []
     for index in range(cameras.n_views):
         fine = scene.draw(matrices[index], cameras.c2w[index], height * supersample, width * supersample, background)
-        views.append([part.cpu() for part in _reduce(fine, supersample)])
-        tick(index + 1, cameras.n_views, _preview(views[-1][0]))
+        views.append([part.cpu() for part in to_pixels(fine, supersample)])
+        tick(index + 1, cameras.n_views, preview_of(views[-1][0]))
     return RenderedViews(*(torch.cat(parts) for parts in zip(*views, strict=True)))
 
 
@@ -115,7 +115,7 @@ class _MeshScene:
         return linear_to_srgb(look) if self.texture is None else sample_texture(self.texture, look)
 
 
-def _reduce(views: Sequence[Tensor], factor: int) -> Sequence[Tensor]:
+def to_pixels(views: Sequence[Tensor], factor: int) -> Sequence[Tensor]:
     """Image, mask, depth, normals (1, C, factor x H, factor x W) to pixels. The last two average the object's samples, if at least half."""
     if factor == 1:
         return views

@@ -12,8 +12,8 @@ from ..data.progress import Tick, no_tick
 from ..data.splats import Splats
 from ..ops.quaternions import rotation_matrices
 from ..ops.splat_raster.dispatch import render_gaussians, splat_cameras
-from .mesh import _reduce
-from .views import RenderedViews, _check, _preview
+from .mesh import to_pixels
+from .views import RenderedViews, check_request, preview_of
 
 
 def render_splats(
@@ -35,7 +35,7 @@ def render_splats(
 
     Args and errors: as for `render_mesh`.
     """
-    _check(cameras, height, width, supersample)
+    check_request(cameras, height, width, supersample)
     device = torch.device(device)
     rows, columns = height * supersample, width * supersample
     viewmats, Ks = splat_cameras(cameras, rows, columns)
@@ -57,6 +57,6 @@ def render_splats(
         depth = torch.where(solid, drawn.depth / drawn.alpha.clamp(min=0.5), 0.0)
         normal = torch.where(solid, F.normalize(drawn.extra, dim=-1), 0.0)
         fine = [part.permute(0, 3, 1, 2) for part in (drawn.color.clamp(0, 1), drawn.alpha.clamp(0, 1), depth, normal)]
-        views.append([part.cpu() for part in _reduce(fine, supersample)])
-        tick(index + 1, cameras.n_views, _preview(views[-1][0]))
+        views.append([part.cpu() for part in to_pixels(fine, supersample)])
+        tick(index + 1, cameras.n_views, preview_of(views[-1][0]))
     return RenderedViews(*(torch.cat(parts) for parts in zip(*views, strict=True)))

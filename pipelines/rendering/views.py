@@ -26,11 +26,11 @@ class RenderedViews:
     normals: Tensor
 
 
-def _preview(image: Tensor) -> Tensor:
+def preview_of(image: Tensor) -> Tensor:
     return image[0].detach().permute(1, 2, 0)
 
 
-def _check(cameras: Cameras, height: int, width: int, supersample: int) -> None:
+def check_request(cameras: Cameras, height: int, width: int, supersample: int) -> None:
     if cameras.n_assets is not None:
         raise ValueError(
             f"Rendering takes the cameras of one asset, not those of {cameras.n_assets}: render each with cameras.of_asset(index)."

@@ -15,7 +15,7 @@ from ..data.cameras import Cameras
 from ..data.progress import Tick, no_tick, part_of
 from ..data.splats import Splats
 from ..data.views import SOLID, asset_views, count_assets, on_background
-from ..fitting.loop import MOST_BAD_STEPS, FitBroken
+from ..fitting.failed_steps import MOST_BAD_STEPS, FitBroken
 from ..fitting.perceptual import Perceptual, load_perceptual
 from ..fitting.targets import VIEWS_AT_ONCE, Targets
 from ..images import sheets

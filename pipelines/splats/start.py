@@ -11,7 +11,7 @@ from ..data.mesh import Mesh
 from ..data.progress import Tick, no_tick
 from ..data.splats import Splats
 from ..ops.color import linear_to_srgb
-from ..ops.mesh_colors import colors_on_faces
+from ..ops.mesh_colors import BARE, colors_on_faces
 from ..ops.mesh_sampling import sample_faces
 from ..ops.spherical_harmonics import CONSTANT, OFFSET
 from ..ops.visual_hull import cell_centres, sample_views
@@ -28,7 +28,7 @@ def start_at_centre(count: int, seed: int) -> Splats:
     generator = torch.Generator().manual_seed(seed)
     direction = F.normalize(torch.randn(count, 3, generator=generator), dim=1)
     radius = CENTRE_RADIUS * torch.rand(count, 1, generator=generator) ** (1 / 3)
-    return start_from_points(direction * radius, torch.full((count, 3), 0.5), opacity=FAINT)
+    return start_from_points(direction * radius, torch.full((count, 3), BARE), opacity=FAINT)
 
 
 def start_from_points(points: Tensor, colors: Tensor, *, normals: Tensor | None = None, opacity: float = SOLID) -> Splats:
@@ -76,7 +76,7 @@ def start_from_mesh(mesh: Mesh, count: int, seed: int) -> Splats:
         chosen = torch.randperm(len(mesh.vertices), generator=torch.Generator().manual_seed(seed))[:count].sort().values
         points = mesh.vertices[chosen]
         return start_from_points(
-            points, torch.full_like(points, 0.5) if mesh.vertex_colors is None else linear_to_srgb(mesh.vertex_colors[chosen])
+            points, torch.full_like(points, BARE) if mesh.vertex_colors is None else linear_to_srgb(mesh.vertex_colors[chosen])
         )
     points, face, weights = sample_faces(mesh, count, seed)
     a, b, c = mesh.vertices[mesh.faces[face]].unbind(1)

@@ -44,6 +44,12 @@ def voxels_to_splats(
     return reconstruct(model, voxels, *views, threshold=threshold, tokens=tokens, seed=seed, device=device, tick=tick)[0]
 
 
+def views_to_splats(views: AssetViews, model: GeoLRM, *, seed: int = 0, device: torch.device | str = "cpu", tick: Tick = no_tick) -> Splats:
+    """Both transformers, one after the other."""
+    voxels = views_to_voxels(views, model, device=device, tick=tick)
+    return voxels_to_splats(voxels, views, model, seed=seed, device=device, tick=tick)
+
+
 def splats_to_asset(
     splats: Splats, *, cells: int = CELLS, size: int = 256, preset: str = "geolrm", seed: int = 0,
     device: torch.device | str = "cpu", tick: Tick = no_tick, **changes: Any,

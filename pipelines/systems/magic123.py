@@ -3,12 +3,13 @@
     picture, priors -> field (coarse) -> mesh (fine)
 
 Before it the paper learns a word for the picture's object (section 2.2): `distillation.textual_inversion`, with a text model that the
-caller has. Priors are whatever judges renders: `combine` of a 2D and a 3D one, weighted by `trade`, is the paper's. The template
-`magic123_mini` is the same as a graph; a test holds the two equal.
+caller has. Priors are whatever judges renders: `both_priors` of a 2D and a 3D one is the paper's; give them the same preset as the
+stages. The template `magic123_mini` is the same as a graph; a test holds the two equal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -26,15 +27,18 @@ from ..distillation.settings import load_distil_preset
 from ..images.foreground import prepare
 
 PICTURE_SIZE = 512
-PRESET = "threestudio"  # holds in float32; "paper" and "as_coded" are the paper's numbers and its program's
+PRESET = "paper"  # the nodes take "threestudio", whose numbers were tuned in float32: docs/decisions/0005-weights-of-priors.md
+Depth = Callable[[Tensor, Tensor], Tensor]
+"""Picture (3, S, S) and mask (1, S, S) -> (1, S, S), near is 1: for instance a `DepthEstimator`."""
 
 
 def reference_view(
-    picture: Tensor, mask: Tensor | None, *, depth: Tensor | None = None, elevation: float = 0.0, radius: float = 1.8, fov: float = 40.0
+    picture: Tensor, mask: Tensor | None, *, depth: Depth | None = None, elevation: float = 0.0, radius: float = 1.8, fov: float = 40.0
 ) -> ReferenceView:
-    """Section 2.1, preprocessing: the object on its own in a square on white, and where its camera stands."""
+    """Section 2.1, preprocessing: the object on its own in a square on white, its depth, and where its camera stands."""
     image, outline = prepare(picture, mask, size=PICTURE_SIZE)
-    return ReferenceView(image[None], outline[None], depth, elevation, radius, fov)
+    distance = None if depth is None else 1 - depth(image, outline)[None]
+    return ReferenceView(image[None], outline[None], distance, elevation, radius, fov)
 
 
 def both_priors(prior_2d: Prior, prior_3d: Prior, imagination: float = 0.5) -> Prior:
@@ -65,7 +69,7 @@ def fine(
     return DistilMesh(start, reference, prior, settings, seed=seed, device=device, tick=tick)
 
 
-def image_to_mesh(
+def reference_to_mesh(
     reference: ReferenceView, prior: Prior, *, preset: str = PRESET, seed: int = 0, device: torch.device | str = "cpu", tick: Tick = no_tick
 ) -> Mesh:
     """Both stages with one prior, which takes its weights and noise levels from each stage's own settings.

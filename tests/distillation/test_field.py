@@ -23,7 +23,7 @@ from lathe.pipelines.distillation.settings import (
     distil_preset_names,
     load_distil_preset,
 )
-from lathe.pipelines.fitting.loop import MOST_BAD_STEPS, FitBroken
+from lathe.pipelines.fitting.failed_steps import MOST_BAD_STEPS, FitBroken
 from lathe.pipelines.formats import fields
 from lathe.pipelines.meshes.extract import field_to_mesh
 from lathe.pipelines.nets.distil_net import DistilledField, FieldShape

@@ -9,7 +9,7 @@ from lathe.pipelines import metrics
 from lathe.pipelines.cameras.orbits import posed_cameras
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.mesh import Mesh
-from lathe.pipelines.fitting import loop
+from lathe.pipelines.fitting import failed_steps
 from lathe.pipelines.meshes import extract, fit_settings
 from lathe.pipelines.meshes import fit as mesh_fit
 from lathe.pipelines.meshes.fit import MeshFit, fit_meshes
@@ -142,7 +142,7 @@ def test_a_step_that_is_not_finite_changes_nothing(truth, bumpy):
     fit.targets.images[:] = float("nan")
     fit.run(3)
     assert fit.skipped == 3 and torch.equal(fit.mesh().vertices, before.vertices)
-    with pytest.raises(loop.FitBroken, match="20 steps in a row"):
+    with pytest.raises(failed_steps.FitBroken, match="20 steps in a row"):
         fit.run(20)
     assert torch.equal(fit.mesh().vertices, before.vertices)
     fit.targets.images[:] = images

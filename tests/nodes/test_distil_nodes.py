@@ -16,7 +16,7 @@ from lathe.pipelines.cameras.orbits import posed_cameras
 from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.distillation import settings
 from lathe.pipelines.distillation.settings import DistilPreset, LossWeights, March
-from lathe.pipelines.fitting.loop import FitBroken
+from lathe.pipelines.fitting.failed_steps import FitBroken
 from lathe.pipelines.meshes.extract import marching_cubes
 from lathe.pipelines.nets.distil_net import FieldShape
 from lathe.pipelines.splats.start import start_at_centre

@@ -8,7 +8,7 @@ import torch
 from lathe.pipelines.cameras.orbits import posed_cameras
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.data.splats import Splats
-from lathe.pipelines.fitting import loop, targets
+from lathe.pipelines.fitting import failed_steps, targets
 from lathe.pipelines.fitting.perceptual import Perceptual, load_perceptual
 from lathe.pipelines.metrics import psnr
 from lathe.pipelines.ops.splat_raster.dispatch import render_gaussians, splat_cameras
@@ -166,7 +166,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_too_many_end_the_fit(view
     assert fit.skipped == 4 and not same(before, fit.splats())
     good = fit.splats()
     monkeypatch.setattr(fit._targets, "compare", broken)
-    with pytest.raises(loop.FitBroken, match="20 steps in a row"):
+    with pytest.raises(failed_steps.FitBroken, match="20 steps in a row"):
         fit.run(100)
     assert same(good, fit.splats())
 

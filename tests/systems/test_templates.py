@@ -137,3 +137,18 @@ def test_magic123_is_magic123_mini(server, tmp_path):
     second = magic123.fine(first.field(), reference, prior(0.1), preset="mini", **changes)
     second.run(fine["steps"])
     assert [mesh_bytes(second.textured(), tmp_path)] == written(server, prompt, "LatheSaveMesh")
+
+
+def test_the_pages_defaults_are_the_nodes(server):
+    """The templates set widgets of their own, so these are compared apart."""
+    from lathe.nodes.geolrm import LatheReconstructSplats
+    from lathe.nodes.renoise import LatheRenoiseRefine
+
+    def defaults(node_class) -> dict:
+        return {part.id: getattr(part, "default", None) for part in node_class.define_schema().inputs}
+
+    refine, reconstruct = defaults(LatheRenoiseRefine), defaults(LatheReconstructSplats)
+    assert [refine[name] for name in ("rounds", "fit_iterations", "steps", "level")] == [
+        im3d.ROUNDS, im3d.ROUND_STEPS, im3d.DENOISING_STEPS, im3d.LEVEL,
+    ]  # fmt: skip
+    assert [reconstruct[name] for name in ("threshold", "tokens")] == [geolrm.THRESHOLD, geolrm.TOKENS]

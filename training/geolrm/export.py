@@ -1,6 +1,8 @@
 """Writes the averaged weights of two finished runs as one file that Load GeoLRM opens: half precision, settings in its header.
 
-python training/geolrm/export.py --proposal DIR --reconstruction DIR [--size mini|tiny] [--form tokens|heads] [--out FILE]
+Usage:
+
+    python training/geolrm/export.py --proposal DIR --reconstruction DIR [--size mini|tiny] [--form tokens|heads] [--out FILE]
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Trains the mini GeoLRM's proposal network, stage 1: where is surface (sections 3.3, A.1).
 
-python training/geolrm/train_proposal.py --data DIR --run DIR --minutes 15 [--total-minutes 15] [--size mini|tiny] [--form tokens|heads]
+Usage:
+
+    python training/geolrm/train_proposal.py --data DIR --run DIR --minutes 15 [--total-minutes 15] [--size mini|tiny] [--form tokens|heads]
 """
 
 from __future__ import annotations

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
-
-log = logging.getLogger(__name__)
-
 
 ROWS_MULTIPLE = 8
 
@@ -28,7 +24,7 @@ class HashLayout:
 
     @classmethod
     def of(cls, levels: int, log2_size: int, base: int, finest: int) -> HashLayout:
-        """The layout that the module's text describes."""
+        """The layout that the text of `dispatch` describes."""
         growth = math.log(finest / base) / max(levels - 1, 1)
         # A hair above, so that rounding does not take a cell from the finest level.
         resolutions = tuple(math.floor(base * math.exp(growth * level) * (1 + 1e-9)) for level in range(levels))
