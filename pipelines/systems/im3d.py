@@ -86,6 +86,16 @@ def refine(
     return fit.result().splats, (loop.images, loop.masks, views[2])
 
 
+def splats_to_asset(
+    splats: Splats, views: AssetViews, *, preset: str = "paper", faces: int = FACES, seed: int = 0,
+    perceptual: Perceptual | None = None, device: torch.device | str = "cpu", tick: Tick = no_tick,
+) -> Mesh:  # fmt: skip
+    """Section A.5: the splats' surface, fitted to the same views by the same losses, with a texture."""
+    mesh = splats_to_mesh(splats, faces=faces, tick=tick)
+    settings = load_mesh_preset(preset)
+    return fit_meshes([mesh], *views, settings=settings, seed=seed, perceptual=perceptual, device=device, tick=tick)[0].mesh
+
+
 def views_to_asset(
     views: AssetViews,
     redenoise: Redenoise,
@@ -100,13 +110,3 @@ def views_to_asset(
     how: dict[str, Any] = {"preset": preset, "seed": seed, "perceptual": perceptual, "device": device, "tick": tick}
     splats, refined = refine(views_to_splats(views, **how), views, redenoise, **how)
     return splats_to_asset(splats, refined, **how)
-
-
-def splats_to_asset(
-    splats: Splats, views: AssetViews, *, preset: str = "paper", faces: int = FACES, seed: int = 0,
-    perceptual: Perceptual | None = None, device: torch.device | str = "cpu", tick: Tick = no_tick,
-) -> Mesh:  # fmt: skip
-    """Section A.5: the splats' surface, fitted to the same views by the same losses, with a texture."""
-    mesh = splats_to_mesh(splats, faces=faces, tick=tick)
-    settings = load_mesh_preset(preset)
-    return fit_meshes([mesh], *views, settings=settings, seed=seed, perceptual=perceptual, device=device, tick=tick)[0].mesh
