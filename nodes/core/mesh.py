@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from comfy_api.latest import Types, io
 from torch import Tensor
 
 from ...pipelines.data.mesh import Mesh
+from ...pipelines.ops.mesh_tools import vertex_normals
+from .mesh_material import material_from_core, material_to_core, resized, with_factor
 from .schema import MESH, asset_input, parameters_of
 
+log = logging.getLogger(__name__)
+
+_FILE_TYPES = ("File3DAny", "File3DGLB", "File3DGLTF", "File3DOBJ", "File3DSTL", "File3DPLY")
 # Mesh files Lathe reads; the core has these sockets from about 0.12 on.
-MESH_FILES = [t for t in (getattr(io, name, None) for name in ("File3DAny", "File3DGLB", "File3DOBJ")) if t is not None]
-_MESH_EXTRAS = ("uvs", "vertex_colors", "texture", "vertex_counts", "face_counts")
+MESH_FILES = [t for t in (getattr(io, name, None) for name in _FILE_TYPES) if t is not None]
 
 
 def mesh_input(id: str = "mesh", **options: Any) -> Any:
@@ -23,48 +28,29 @@ def mesh_input(id: str = "mesh", **options: Any) -> Any:
     return asset_input(id, MESH, *MESH_FILES, **options)
 
 
-def _padded(rows: list[Tensor], length: int) -> Tensor:
-    out = rows[0].new_zeros(len(rows), length, rows[0].shape[1])
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out
-
-
-def _resized(texture: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(texture.shape[:2]) == size:
-        return texture
-    picture = texture.movedim(-1, 0)[None]
-    return torch.nn.functional.interpolate(picture, size=size, mode="bilinear", align_corners=False)[0].movedim(0, -1)
-
-
 def to_core_mesh(meshes: list[Mesh]) -> Any:
     """Meshes -> one `Types.MESH`, zero-padded to the largest, with `vertex_counts` and `face_counts`.
 
-    A core whose MESH knows only vertices and faces gets uvs, texture and vertex_colors as attributes of the same object.
-    Where only some meshes have a texture or vertex colours the others get white, which multiplies to nothing.
+    What a core's MESH does not know is set as attributes of the same object. Core's texture has three channels: alpha stands in
+    `texture_alpha` (B, H, W). Where only some meshes have a texture, a map or vertex colours the others get what changes nothing.
     """
     if not meshes:
         raise ValueError("There is no mesh to hand on.")
-    n_vertices = max(len(m.vertices) for m in meshes)
-    n_faces = max(len(m.faces) for m in meshes)
-    parts: dict[str, Tensor | None] = dict.fromkeys(_MESH_EXTRAS)
-    parts["vertex_counts"] = torch.tensor([len(m.vertices) for m in meshes])
-    parts["face_counts"] = torch.tensor([len(m.faces) for m in meshes])
-    if any(m.uvs is not None for m in meshes):
-        parts["uvs"] = _padded([m.uvs if m.uvs is not None else m.vertices.new_zeros(len(m.vertices), 2) for m in meshes], n_vertices)
-    if any(m.vertex_colors is not None for m in meshes):
-        colors = [m.vertex_colors if m.vertex_colors is not None else torch.ones_like(m.vertices) for m in meshes]
-        parts["vertex_colors"] = _padded(colors, n_vertices)
-    textures = [m.texture for m in meshes if m.texture is not None]
-    if textures:
-        size = (max(t.shape[0] for t in textures), max(t.shape[1] for t in textures))
-        white = torch.ones(*size, 3)
-        parts["texture"] = torch.stack([_resized(m.texture, size) if m.texture is not None else white for m in meshes])
-    parts = {k: v.detach().cpu() if v is not None else None for k, v in parts.items()}
+    parts: dict[str, Any] = {
+        "vertex_counts": torch.tensor([len(m.vertices) for m in meshes]),
+        "face_counts": torch.tensor([len(m.faces) for m in meshes]),
+        "uvs": _batch([m.uvs for m in meshes], lambda m: m.vertices.new_zeros(len(m.vertices), 2), meshes),
+        "vertex_colors": _colors(meshes),
+        "normals": _batch([m.normals for m in meshes], lambda m: vertex_normals(m.vertices, m.faces), meshes),
+        "tangents": _padded([m.tangents for m in meshes if m.tangents is not None]) if all(m.tangents is not None for m in meshes) else None,
+        **_texture(meshes),
+        **material_to_core([m.material for m in meshes]),
+    }
+    parts = {k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in parts.items()}
     known = parameters_of(Types.MESH)
     core = Types.MESH(
-        vertices=_padded([m.vertices.detach().cpu() for m in meshes], n_vertices),
-        faces=_padded([m.faces.detach().cpu() for m in meshes], n_faces),
+        vertices=_padded([m.vertices.detach().cpu() for m in meshes]),
+        faces=_padded([m.faces.detach().cpu() for m in meshes]),
         **{k: v for k, v in parts.items() if k in known},
     )
     for name, value in parts.items():
@@ -73,43 +59,122 @@ def to_core_mesh(meshes: list[Mesh]) -> Any:
     return core
 
 
+def _padded(rows: list[Tensor]) -> Tensor:
+    out = rows[0].new_zeros(len(rows), max(map(len, rows)), rows[0].shape[1])
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+def _batch(values: list[Tensor | None], missing: Any, meshes: list[Mesh]) -> Tensor | None:
+    if all(value is None for value in values):
+        return None
+    return _padded([missing(mesh) if value is None else value for value, mesh in zip(values, meshes, strict=True)])
+
+
+def _colors(meshes: list[Mesh]) -> Tensor | None:
+    widest = max((m.vertex_colors.shape[1] for m in meshes if m.vertex_colors is not None), default=0)
+    if not widest:
+        return None
+    rows = []
+    for mesh in meshes:
+        row = mesh.vertices.new_ones(len(mesh.vertices), widest)
+        if mesh.vertex_colors is not None:
+            row[:, : mesh.vertex_colors.shape[1]] = mesh.vertex_colors
+        rows.append(row)
+    return _padded(rows)
+
+
+def _texture(meshes: list[Mesh]) -> dict[str, Tensor | None]:
+    textures = [m.texture for m in meshes if m.texture is not None]
+    if not textures:
+        return {"texture": None, "texture_alpha": None}
+    size = (max(t.shape[0] for t in textures), max(t.shape[1] for t in textures))
+    white = torch.ones(*size, 3)
+    stacked = [resized(m.texture, size) if m.texture is not None else white for m in meshes]
+    alpha = None
+    if any(t.shape[2] == 4 for t in stacked):
+        alpha = torch.stack([t[..., 3] if t.shape[2] == 4 else torch.ones(size) for t in stacked])
+    return {"texture": torch.stack([t[..., :3] for t in stacked]), "texture_alpha": alpha}
+
+
 def from_core_mesh(core: Any) -> list[Mesh]:
     """A core MESH (ours or another node's) -> its meshes, without padding.
 
     Where the core gave no counts, faces whose corners are one and the same vertex are padding.
+
+    Raises:
+        ValueError: tensors that do not fit together, or as `Mesh`.
     """
-    extras: dict[str, Any] = {name: getattr(core, name, None) for name in _MESH_EXTRAS}
-    vertices = core.vertices if core.vertices.ndim == 3 else core.vertices[None]
-    faces = core.faces if core.faces.ndim == 3 else core.faces[None]
-    meshes = []
-    for i in range(vertices.shape[0]):
-        n_vertices, n_faces = vertices.shape[1], faces.shape[1]
-        if extras["vertex_counts"] is not None:
-            n_vertices, n_faces = int(extras["vertex_counts"][i]), int(extras["face_counts"][i])
-        corners = faces[i, :n_faces].to("cpu", torch.int64)
-        if extras["vertex_counts"] is None:
-            corners = corners[(corners != corners[:, :1]).any(1)]
+    vertices, faces = (_items(core, name, 2, needed=True) for name in ("vertices", "faces"))
+    if len(vertices) != len(faces):
+        raise ValueError(f"The MESH has vertices of {len(vertices)} meshes and faces of {len(faces)}.")
+    counts = [getattr(core, name, None) for name in ("vertex_counts", "face_counts")]
+    return [_item(core, i, vertices[i], faces[i], [None if c is None else int(c[i]) for c in counts]) for i in range(len(vertices))]
 
-        def of_vertex(name: str, channels: int, index: int = i, count: int = n_vertices) -> Tensor | None:
-            value = extras[name]
-            return None if value is None else value[index, :count, :channels].to("cpu", torch.float32)
 
-        uvs = of_vertex("uvs", 2)
-        texture = extras["texture"]
-        meshes.append(
-            Mesh(
-                vertices=vertices[i, :n_vertices].to("cpu", torch.float32),
-                faces=corners,
-                uvs=uvs,
-                texture=None if texture is None or uvs is None else texture[i, ..., :3].to("cpu", torch.float32),
-                vertex_colors=of_vertex("vertex_colors", 3),
-            )
-        )
-    return meshes
+def _item(core: Any, i: int, vertices: Tensor, faces: Tensor, counts: list[int | None]) -> Mesh:
+    n_vertices = len(vertices) if counts[0] is None else counts[0]
+    corners = faces if counts[1] is None else faces[: counts[1]]
+    if corners.is_floating_point() and not bool(torch.isfinite(corners).all()):
+        raise ValueError("The MESH's faces hold NaN or infinite numbers.")
+    corners = corners.to("cpu", torch.int64)
+    if counts[1] is None and corners.ndim == 2:
+        corners = corners[(corners != corners[:, :1]).any(1)]
+
+    def of_vertex(name: str, channels: int) -> Tensor | None:
+        values = _items(core, name, 2)
+        if not values:
+            return None
+        if len(values) <= i or len(values[i]) < n_vertices:
+            raise ValueError(f"The MESH's {name} do not cover its {n_vertices} vertices.")
+        return values[i][:n_vertices, :channels].to("cpu", torch.float32)
+
+    def picture(name: str) -> Tensor | None:
+        values = _items(core, name, 3)
+        if not values:
+            return None
+        if len(values) <= i:
+            raise ValueError(f"The MESH has {len(values)} pictures as {name}, too few for its meshes.")
+        image = values[i].to("cpu", torch.float32)
+        return image.expand(-1, -1, 3) if image.shape[2] == 1 else image[..., :4]
+
+    uvs = of_vertex("uvs", 2)
+    material, factor = material_from_core(core, picture)
+    texture, alpha = picture("texture"), getattr(core, "texture_alpha", None)
+    if texture is not None and alpha is not None and texture.shape[2] == 3 and alpha[i].shape == texture.shape[:2]:
+        texture = torch.cat([texture, alpha[i][..., None].to(texture)], dim=2)
+    if uvs is None and (texture is not None or material.maps()):
+        log.warning("A MESH has pictures but no UVs to lay them by; they are left out.")
+        texture, material = None, material.without_maps()
+    mesh = Mesh(
+        vertices=vertices[:n_vertices].to("cpu", torch.float32),
+        faces=corners,
+        uvs=uvs,
+        texture=texture,
+        vertex_colors=of_vertex("vertex_colors", 4),
+        normals=of_vertex("normals", 3),
+        tangents=of_vertex("tangents", 4),
+        material=material,
+    )
+    return with_factor(mesh, factor)
+
+
+def _items(core: Any, name: str, ndim: int, needed: bool = False) -> list[Tensor]:
+    """One tensor a mesh, of a batch, a list of tensors or the tensor of one mesh alone; none where the MESH has none."""
+    value = getattr(core, name, None)
+    if value is None and not needed:
+        return []
+    items = list(value) if isinstance(value, (list, tuple)) or (isinstance(value, Tensor) and value.ndim == ndim + 1) else [value]
+    for item in items:
+        if not isinstance(item, Tensor) or item.ndim != ndim:
+            shape = tuple(item.shape) if isinstance(item, Tensor) else type(item).__name__
+            raise ValueError(f"The MESH's {name} are {shape}; a tensor of {ndim} dimensions for each mesh is expected.")
+    return items
 
 
 def meshes_in(asset: Any) -> list[Mesh]:
-    """What arrived at a `mesh_input`: a core MESH, or a FILE_3D, which is read as GLB or OBJ."""
+    """What arrived at a `mesh_input`: a core MESH, or a FILE_3D, which is read as the mesh file it is."""
     if hasattr(asset, "vertices"):
         return from_core_mesh(asset)
     if not hasattr(asset, "save_to"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,6 +29,8 @@ from .loop import Distillation, Drawn, adam
 from .priors import Prior, at_stage
 from .settings import FineSettings
 from .surface import Surface, surface_grid
+
+log = logging.getLogger(__name__)
 
 START_CELLS = 96  # of the mesh that a field becomes first
 START_POINTS = 1 << 14  # of the surface that colours learn from in a step
@@ -84,6 +87,8 @@ class DistilMesh(Distillation):
         mesh = start if isinstance(start, Mesh) else extract.field_to_mesh(start, "marching_cubes", START_CELLS, device=device, tick=tick)
         if len(mesh.faces) == 0:
             raise ValueError(f"{self.stage}: the mesh has no faces, so there is nothing to refine.")
+        if lost := mesh.beyond_color():
+            log.warning("%s: the refined mesh is new; it starts from the mesh's colours and loses its %s.", self.stage, ", ".join(lost))
         mesh = clean.clean(mesh)
         self.grid = surface_grid(settings.surface, mesh, settings.grid, settings.band, self.device)
         self.net = DistilNet(settings.color, seed).to(self.device)

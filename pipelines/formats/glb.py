@@ -11,73 +11,140 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.material import Material
 from ..data.mesh import Mesh
 from ..ops.mesh_tools import vertex_normals
 
 _FLOAT, _UINT = 5126, 5125  # glTF component types
+_ARRAY, _ELEMENTS = 34962, 34963  # glTF buffer targets
 
 
-def png_bytes(texture: Tensor) -> bytes:
-    """(H, W, 3) in [0, 1] as an 8-bit PNG."""
+def png_bytes(image: Tensor) -> bytes:
+    """(H, W, 1, 3 or 4) in [0, 1] as an 8-bit PNG."""
     from PIL import Image
 
     stream = io.BytesIO()
-    Image.fromarray((texture.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()).save(stream, "png")
+    pixels = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(stream, "png")
     return stream.getvalue()
 
 
 def glb_bytes(mesh: Mesh) -> bytes:
-    """The mesh as one binary glTF 2.0 file: smooth normals, matt non-metallic material, colours as 32-bit floats.
+    """The mesh as one binary glTF 2.0 file, with everything `Mesh` and `Material` hold; colours as 32-bit floats.
 
     Written here because the usual exporters store linear colours in 8 bits, which shows as bands in dark places.
     """
-    parts: list[bytes] = []
-    views: list[dict[str, int]] = []
-    accessors: list[dict[str, Any]] = []
-
-    def add_bytes(data: bytes, **view: int) -> int:
-        views.append({"buffer": 0, "byteOffset": sum(map(len, parts)), "byteLength": len(data), **view})
-        parts.append(data + b"\0" * (-len(data) % 4))
-        return len(views) - 1
-
-    def add_array(values: np.ndarray, kind: str, component: int, target: int) -> int:
-        view = add_bytes(values.tobytes(), target=target)
-        accessors.append({"bufferView": view, "componentType": component, "count": len(values), "type": kind})
-        return len(accessors) - 1
-
+    writer = _Writer()
     vertices = mesh.vertices.numpy().astype("<f4")
-    attributes = {"POSITION": add_array(vertices, "VEC3", _FLOAT, 34962)}
+    attributes = {"POSITION": writer.array(vertices, "VEC3", _FLOAT, _ARRAY)}
     if len(vertices):
-        accessors[-1].update(min=vertices.min(axis=0).tolist(), max=vertices.max(axis=0).tolist())
-    attributes["NORMAL"] = add_array(unit_normals(mesh).astype("<f4"), "VEC3", _FLOAT, 34962)
+        writer.accessors[-1].update(min=vertices.min(axis=0).tolist(), max=vertices.max(axis=0).tolist())
+    attributes["NORMAL"] = writer.array(unit_normals(mesh).astype("<f4"), "VEC3", _FLOAT, _ARRAY)
+    if mesh.tangents is not None:
+        attributes["TANGENT"] = writer.array(_unit_tangents(mesh.tangents).astype("<f4"), "VEC4", _FLOAT, _ARRAY)
     if mesh.uvs is not None:
-        attributes["TEXCOORD_0"] = add_array(mesh.uvs.numpy().astype("<f4"), "VEC2", _FLOAT, 34962)
+        attributes["TEXCOORD_0"] = writer.array(mesh.uvs.numpy().astype("<f4"), "VEC2", _FLOAT, _ARRAY)
     if mesh.vertex_colors is not None:
-        attributes["COLOR_0"] = add_array(mesh.vertex_colors.clamp(0, 1).numpy().astype("<f4"), "VEC3", _FLOAT, 34962)
-    indices = add_array(mesh.faces.numpy().astype("<u4").reshape(-1), "SCALAR", _UINT, 34963)
-    surface: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+        colors = mesh.vertex_colors.clamp(0, 1).numpy().astype("<f4")
+        attributes["COLOR_0"] = writer.array(colors, f"VEC{colors.shape[1]}", _FLOAT, _ARRAY)
+    indices = writer.array(mesh.faces.numpy().astype("<u4").reshape(-1), "SCALAR", _UINT, _ELEMENTS)
+    extensions: list[str] = []
     tree: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "Lathe"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0}],
         "meshes": [{"primitives": [{"attributes": attributes, "indices": indices, "material": 0, "mode": 4}]}],
-        "materials": [{"pbrMetallicRoughness": surface, "doubleSided": False}],
+        "materials": [_material(mesh.texture, mesh.material, writer, extensions)],
     }
-    if mesh.texture is not None:
-        surface["baseColorTexture"] = {"index": 0}
-        tree["images"] = [{"bufferView": add_bytes(png_bytes(mesh.texture)), "mimeType": "image/png"}]
+    if extensions:
+        tree["extensionsUsed"] = extensions
+    if writer.images:
+        tree["images"] = writer.images
         tree["samplers"] = [{"magFilter": 9729, "minFilter": 9987, "wrapS": 10497, "wrapT": 10497}]
-        tree["textures"] = [{"source": 0, "sampler": 0}]
-    body = b"".join(parts)
-    tree |= {"accessors": accessors, "bufferViews": views, "buffers": [{"byteLength": len(body)}]}
-    head = json.dumps(tree, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 4)
-    chunks = struct.pack("<II", len(head), 0x4E4F534A) + head + struct.pack("<II", len(body), 0x004E4942) + body
-    return struct.pack("<III", 0x46546C67, 2, 12 + len(chunks)) + chunks
+        tree["textures"] = [{"source": index, "sampler": 0} for index in range(len(writer.images))]
+    return writer.file(tree)
+
+
+class _Writer:
+    """The binary part of a file as it grows."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.views: list[dict[str, int]] = []
+        self.accessors: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
+
+    def bytes(self, data: bytes, **view: int) -> int:
+        self.views.append({"buffer": 0, "byteOffset": sum(map(len, self.parts)), "byteLength": len(data), **view})
+        self.parts.append(data + b"\0" * (-len(data) % 4))
+        return len(self.views) - 1
+
+    def array(self, values: np.ndarray, kind: str, component: int, target: int) -> int:
+        view = self.bytes(values.tobytes(), target=target)
+        self.accessors.append({"bufferView": view, "componentType": component, "count": len(values), "type": kind})
+        return len(self.accessors) - 1
+
+    def texture(self, image: Tensor) -> dict[str, int]:
+        """A texture info; texture and image have one index."""
+        self.images.append({"bufferView": self.bytes(png_bytes(image)), "mimeType": "image/png"})
+        return {"index": len(self.images) - 1}
+
+    def file(self, tree: dict[str, Any]) -> bytes:
+        body = b"".join(self.parts)
+        tree |= {"accessors": self.accessors, "bufferViews": self.views, "buffers": [{"byteLength": len(body)}]}
+        head = json.dumps(tree, separators=(",", ":")).encode()
+        head += b" " * (-len(head) % 4)
+        chunks = struct.pack("<II", len(head), 0x4E4F534A) + head + struct.pack("<II", len(body), 0x004E4942) + body
+        return struct.pack("<III", 0x46546C67, 2, 12 + len(chunks)) + chunks
+
+
+def _material(texture: Tensor | None, material: Material, writer: _Writer, extensions: list[str]) -> dict[str, Any]:
+    surface: dict[str, Any] = {"metallicFactor": _share(material.metallic), "roughnessFactor": _share(material.roughness)}
+    tree: dict[str, Any] = {"pbrMetallicRoughness": surface, "doubleSided": material.double_sided}
+    if texture is not None:
+        surface["baseColorTexture"] = writer.texture(texture)
+    if material.metallic_roughness is not None:
+        surface["metallicRoughnessTexture"] = writer.texture(material.metallic_roughness)
+        if material.occlusion_in_red:
+            strength = _share(material.occlusion_strength)
+            tree["occlusionTexture"] = {**surface["metallicRoughnessTexture"], **({} if strength == 1 else {"strength": strength})}
+    if material.normal_map is not None:
+        scale = {} if material.normal_scale == 1 else {"scale": material.normal_scale}
+        tree["normalTexture"] = {**writer.texture(material.normal_map), **scale}
+    if material.emissive is not None:
+        tree["emissiveTexture"] = writer.texture(material.emissive)
+    if any(material.emissive_factor):
+        # Each component is at most 1; brighter light takes the extension.
+        factor = [max(0.0, value) * max(0.0, material.emissive_strength) for value in material.emissive_factor]
+        strength = max(1.0, *factor)
+        tree["emissiveFactor"] = [value / strength for value in factor]
+        if strength > 1:
+            tree.setdefault("extensions", {})["KHR_materials_emissive_strength"] = {"emissiveStrength": strength}
+            extensions.append("KHR_materials_emissive_strength")
+    if material.alpha_mode != "OPAQUE":
+        tree["alphaMode"] = material.alpha_mode
+    if material.alpha_mode == "MASK":
+        tree["alphaCutoff"] = max(0.0, material.alpha_cutoff)
+    if material.unlit:
+        tree.setdefault("extensions", {})["KHR_materials_unlit"] = {}
+        extensions.append("KHR_materials_unlit")
+    return tree
+
+
+def _share(value: float) -> float:
+    return min(1.0, max(0.0, value))
 
 
 def unit_normals(mesh: Mesh) -> np.ndarray:
-    normals = vertex_normals(mesh.vertices, mesh.faces).numpy()
+    """(V, 3) of length 1: the mesh's own, else smooth ones."""
+    given = vertex_normals(mesh.vertices, mesh.faces) if mesh.normals is None else torch.nn.functional.normalize(mesh.normals, dim=1)
+    normals = given.numpy()
     normals[np.linalg.norm(normals, axis=1) < 0.5] = (0.0, 0.0, 1.0)  # vertices of no face: glTF asks for unit length
     return normals
+
+
+def _unit_tangents(tangents: Tensor) -> np.ndarray:
+    direction = torch.nn.functional.normalize(tangents[:, :3], dim=1)
+    direction[direction.norm(dim=1) < 0.5] = torch.tensor([1.0, 0.0, 0.0])
+    return torch.cat([direction, torch.where(tangents[:, 3:] < 0, -1.0, 1.0)], dim=1).numpy()

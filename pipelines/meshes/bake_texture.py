@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from ..data.field import Field
 from ..data.mesh import Mesh
 from ..data.progress import Tick, no_tick
 from ..ops import camera_math
-from ..ops.color import linear_to_srgb
+from ..ops.mesh_colors import base_color, is_colored
 from ..ops.mesh_tools import face_vectors, vertex_normals
 from ..ops.texture_bake import SeenDepth, Texels, fill_gaps, look_up, nearest_colors, seen_depth, texels
 from ..ops.texture_sampling import sample_texture
@@ -29,7 +30,7 @@ def bake_from_field(mesh: Mesh, field: Field, size: int = 1024, *, device: torch
     """The mesh with a texture of `size` x `size` that holds the field's colour at each texel's place on the surface.
 
     A mesh without uvs is unwrapped first. Texels outside the charts take the nearest colour. Vertex colours, which would multiply
-    the texture, are dropped.
+    the texture, are dropped; alpha, normals and the other maps stay.
 
     Args:
         device: where the field is evaluated.
@@ -54,7 +55,7 @@ def bake_from_field(mesh: Mesh, field: Field, size: int = 1024, *, device: torch
     _require_cover(covered)
     texture = fill_gaps(texture.reshape(size, size, 3), covered.reshape(size, size)).clamp(0, 1)
     tick(size * size, size * size)
-    return Mesh(mesh.vertices, mesh.faces, mesh.uvs, texture)
+    return _painted(mesh, texture)
 
 
 def bake_from_views(
@@ -85,17 +86,19 @@ def bake_from_views(
             "nearest" (and "existing" on a bare mesh) spreads the colours of the nearest covered surface that faces the same way.
 
     Returns:
-        the mesh without vertex colours, and the coverage (size, size): 1 where a picture gave the colour.
+        the mesh without vertex colours, its alpha, normals and other maps as they were; and the coverage (size, size): 1 where a
+        picture gave the colour.
 
     Raises:
         ValueError: numbers of pictures, masks, cameras and weights that differ, or no picture that sees the mesh.
     """
     weights = _checked_weights(images, masks, cameras, view_weights)
+    cameras = cameras.for_pictures(*images.shape[2:])
     mesh = _unwrapped(mesh, size, tick)
     assert mesh.uvs is not None
     extent = float((mesh.vertices.max(0).values - mesh.vertices.min(0).values).norm())
     bake = _ViewBake(mesh, images.float(), masks, cameras, weights, sharpness, extent, tick)
-    keep_old = fill == "existing" and (mesh.texture is not None or mesh.vertex_colors is not None)
+    keep_old = fill == "existing" and is_colored(mesh)
 
     color, total = torch.zeros(size * size, 3), torch.zeros(size * size)
     inside = torch.zeros(size * size, dtype=torch.bool)
@@ -103,7 +106,7 @@ def bake_from_views(
         part_color, part_total = bake.blend(part, tick)
         if keep_old:
             share = (part_total / (0.05 * max(weights))).clamp(0, 1)[:, None]
-            part_color = torch.lerp(_old_colors(mesh, part, size), part_color, share)
+            part_color = torch.lerp(_old_colors(mesh, part, size)[:, :3], part_color, share)
         color[part.index], total[part.index], inside[part.index] = part_color, part_total, True
     _require_cover(inside)
     seen = total > 1e-4 * max(weights)
@@ -112,7 +115,7 @@ def bake_from_views(
     if not keep_old:
         _spread(mesh, color, seen, size, extent, tick)
     texture = fill_gaps(color.reshape(size, size, 3), inside.reshape(size, size)).clamp(0, 1)
-    return Mesh(mesh.vertices, mesh.faces, mesh.uvs, texture), seen.reshape(size, size).float()
+    return _painted(mesh, texture), seen.reshape(size, size).float()
 
 
 class _ViewBake:
@@ -175,12 +178,27 @@ class _ViewBake:
 
 
 def _old_colors(mesh: Mesh, part: Texels, size: int) -> Tensor:
-    """sRGB colours (T, 3) the mesh had: its texture's, else its vertices'."""
+    """sRGB colours (T, 3) that the mesh had, or (T, 4) with alpha."""
+    texture = None
     if mesh.texture is not None:
         column, row = part.index % size, part.index // size
-        return sample_texture(mesh.texture, (torch.stack([column, row], dim=1) + 0.5) / size)
-    assert mesh.vertex_colors is not None
-    return linear_to_srgb(part.read(mesh.vertex_colors, mesh.faces))
+        texture = sample_texture(mesh.texture, (torch.stack([column, row], dim=1) + 0.5) / size)
+    colors = base_color(texture, None if mesh.vertex_colors is None else part.read(mesh.vertex_colors, mesh.faces))
+    assert colors is not None
+    return colors
+
+
+def _painted(mesh: Mesh, texture: Tensor) -> Mesh:
+    """The mesh with a new base colour (S, S, 3); where alpha counts, with the alpha it had."""
+    size = len(texture)
+    if mesh.material.alpha_mode != "OPAQUE" and mesh.uvs is not None and is_colored(mesh):
+        alpha, covered = torch.ones(size * size, 1), torch.zeros(size * size, dtype=torch.bool)
+        for part in texels(mesh.uvs, mesh.faces, size):
+            old = _old_colors(mesh, part, size)
+            alpha[part.index] = old[:, 3:] if old.shape[1] == 4 else torch.ones(len(old), 1)
+            covered[part.index] = True
+        texture = torch.cat([texture, fill_gaps(alpha.reshape(size, size, 1), covered.reshape(size, size))], dim=2)
+    return replace(mesh, texture=texture, vertex_colors=None)
 
 
 def _spread(mesh: Mesh, color: Tensor, seen: Tensor, size: int, extent: float, tick: Tick) -> None:

@@ -94,6 +94,8 @@ class MeshFit:
     ) -> None:
         if mesh.faces.shape[0] == 0:
             raise ValueError("Fit Mesh: the mesh has no faces, so there is nothing to fit.")
+        if lost := mesh.beyond_color():
+            log.warning("Fit Mesh: the fitted mesh is new; it starts from the mesh's colours and loses its %s.", ", ".join(lost))
         self.settings, self.device = settings, torch.device(device)
         if settings.weights.perceptual and perceptual is None:
             perceptual = load_perceptual(device=device)

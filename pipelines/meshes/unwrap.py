@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from ..data.mesh import Mesh
 from ..data.progress import Tick, no_tick
-from ..ops.mesh_colors import colors_at_vertices
+from .resample import resample
 
 SLOW_FACES = 50_000  # unwrapping 20k faces takes seconds, 100k half a minute
 MOST_FACES = 200_000
@@ -24,8 +25,8 @@ MOST_FACES = 200_000
 def unwrap(mesh: Mesh, *, texture_size: int = 1024, tick: Tick = no_tick) -> Mesh:
     """The mesh with uvs in the unit square, charts apart by a few texels of a texture of `texture_size` (xatlas).
 
-    Vertices are repeated along seams, faces keep their order. A texture of old uvs does not fit the new ones: its colours go to the
-    vertices. The work is done in a child process, which ends at once when `tick` raises; `tick` is called ten times a second with a
+    Vertices are repeated along seams, faces keep their order. Texture and maps of old uvs are resampled to the new ones at
+    `texture_size`; tangents, which follow the uvs, are dropped. The work is done in a child process, which ends at once when `tick` raises; `tick` is called ten times a second with a
     guess of how far it is.
 
     Raises:
@@ -47,8 +48,11 @@ def unwrap(mesh: Mesh, *, texture_size: int = 1024, tick: Tick = no_tick) -> Mes
         with np.load(made) as result:
             rows = torch.from_numpy(result["rows"])
             faces, uvs = torch.from_numpy(result["faces"]), torch.from_numpy(result["uvs"])
-    colors = colors_at_vertices(mesh)
-    return Mesh(mesh.vertices[rows], faces, uvs, vertex_colors=None if colors is None else colors[rows])
+    bare = replace(mesh, uvs=None, texture=None, tangents=None, material=mesh.material.without_maps())
+    unwrapped = replace(bare.take(rows, faces), uvs=uvs)
+    images = resample(mesh, unwrapped, rows, texture_size, tick)
+    texture = images.pop("texture", None)
+    return replace(unwrapped, texture=texture, material=replace(mesh.material, **{**dict.fromkeys(mesh.material.maps()), **images}))  # type: ignore[arg-type]
 
 
 def _run_child(arguments: list[str], words: Path, expected_seconds: float, tick: Tick) -> None:

@@ -76,7 +76,7 @@ def start_from_mesh(mesh: Mesh, count: int, seed: int) -> Splats:
         chosen = torch.randperm(len(mesh.vertices), generator=torch.Generator().manual_seed(seed))[:count].sort().values
         points = mesh.vertices[chosen]
         return start_from_points(
-            points, torch.full_like(points, BARE) if mesh.vertex_colors is None else linear_to_srgb(mesh.vertex_colors[chosen])
+            points, torch.full_like(points, BARE) if mesh.vertex_colors is None else linear_to_srgb(mesh.vertex_colors[chosen, :3])
         )
     points, face, weights = sample_faces(mesh, count, seed)
     a, b, c = mesh.vertices[mesh.faces[face]].unbind(1)
@@ -124,7 +124,8 @@ def start_from_hull(
         ValueError: even a quarter of the masks left out does not make the others meet anywhere.
     """
     useful = (masks.flatten(1).amax(1) > 0.5).nonzero()[:, 0].tolist()
-    images, masks, cameras = images[useful].float(), masks[useful].float(), cameras.select(useful)
+    images, masks = images[useful].float(), masks[useful].float()
+    cameras = cameras.select(useful).for_pictures(*masks.shape[2:])
     centres = cell_centres(resolution).reshape(-1, 3)
     excluded = _exclusions(centres, masks, cameras, tick).reshape(resolution, resolution, resolution)
     for misses in range(len(useful) // 4 + 1):

@@ -17,6 +17,7 @@ from lathe.pipelines.formats.cameras import load_cameras, save_cameras
 from lathe.pipelines.nets.mini_heads import PointHeads, PosedViews
 from lathe.pipelines.nets.projected_field import ProjectedField
 from lathe.pipelines.nets.triplane_field import Decoder, TriplaneField
+from lathe.pipelines.ops.texture_sampling import sample_texture
 
 
 def tetrahedron(**extra):
@@ -136,11 +137,12 @@ def test_a_scene_of_several_objects_becomes_one_mesh(tmp_path):
     scene.add_geometry(painted((0, 0, 255)), transform=mirror)
     scene.export(tmp_path / "two.glb")
     mesh = meshes.load_mesh(tmp_path / "two.glb")
-    assert mesh.faces.shape == (24, 3) and mesh.texture is None
+    assert mesh.faces.shape == (24, 3) and mesh.texture is not None
     assert mesh.vertices[:, 0].max() == 5.5
     near, far = mesh.vertices[:, 0] < 2, mesh.vertices[:, 0] > 2
-    assert mesh.vertex_colors[near].unique(dim=0).tolist() == [[1, 0, 0]]
-    assert mesh.vertex_colors[far].unique(dim=0).tolist() == [[0, 0, 1]]
+    seen = sample_texture(mesh.texture, mesh.uvs)
+    assert seen[near].unique(dim=0).tolist() == [[1, 0, 0]]
+    assert seen[far].unique(dim=0).tolist() == [[0, 0, 1]]
     a, b, c = mesh.vertices[mesh.faces[12:]].unbind(1)
     centre = torch.tensor([5.0, 0, 0]) if far[mesh.faces[12, 0]] else torch.zeros(3)
     assert ((torch.linalg.cross(b - a, c - a) * (a - centre)).sum(1) > 0).all(), "a mirrored object keeps its outside outside"

@@ -54,13 +54,16 @@ def backend_for(kind: str) -> ModuleType:
     return torch_form
 
 
-def rasterize_mesh(pos: Tensor, tri: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def rasterize_mesh(
+    pos: Tensor, tri: Tensor, size: tuple[int, int], behind: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The visible face at every pixel centre, and where on it the pixel lies.
 
     Args:
         pos: (B, V, 4) clip-space positions, float32 or float64.
         tri: (F, 3) int64 faces, shared by the batch.
         size: (H, W) in pixels.
+        behind: (B, H, W) depths z/w; only what lies at or behind them is seen. None: all.
 
     Returns:
         face (B, H, W) int64, -1 on the background; perspective-correct barycentrics (B, H, W, 3); depth z/w (B, H, W).
@@ -69,7 +72,7 @@ def rasterize_mesh(pos: Tensor, tri: Tensor, size: tuple[int, int]) -> tuple[Ten
     if pos.ndim != 3 or pos.shape[-1] != 4:
         raise ValueError(f"rasterize_mesh: pos must have shape (B, V, 4), not {tuple(pos.shape)}.")
     backend = backend_for(pos.device.type)
-    face = backend.visibility(pos, tri, *size)
+    face = backend.visibility(pos, tri, *size) if behind is None else backend.visibility(pos, tri, *size, behind)
     bary, zw = backend.barycentrics(pos, tri, face)
     return face, bary, zw
 

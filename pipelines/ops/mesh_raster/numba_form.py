@@ -35,7 +35,7 @@ def _project(pos, height, width):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _visibility(pos, tri, face, depth):  # type: ignore[no-untyped-def]
+def _visibility(pos, tri, face, depth, behind):  # type: ignore[no-untyped-def]
     height, width = face.shape
     sx, sy, sz = _project(pos, height, width)
     for f in range(tri.shape[0]):
@@ -71,7 +71,7 @@ def _visibility(pos, tri, face, depth):  # type: ignore[no-untyped-def]
                 px = column + 0.5
                 if a0 * px + r0 >= 0.0 and a1 * px + r1 >= 0.0 and a2 * px + r2 >= 0.0:
                     z = za * px + rz
-                    if z >= -1.0 and z < depth[row, column]:
+                    if z >= behind[row, column] and z < depth[row, column]:
                         depth[row, column] = z
                         face[row, column] = f
 
@@ -331,11 +331,13 @@ class _Interpolate(torch.autograd.Function):
         return torch.from_numpy(total).to(attr), None, None, torch.from_numpy(grad_bary).to(bary)
 
 
-def visibility(pos: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
-    """Nearest face at each pixel centre: (B, V, 4) clip positions, (F, 3) faces -> (B, H, W) int64, -1 where there is none."""
+def visibility(pos: Tensor, tri: Tensor, height: int, width: int, behind: Tensor | None = None) -> Tensor:
+    """Nearest face at each pixel centre: (B, V, 4) clip positions, (F, 3) faces -> (B, H, W) int64, -1 where there is none. `behind`
+    (B, H, W): the least depth z/w that counts."""
     positions, faces = _array(pos), _array(tri)
     face = np.full((len(positions), height, width), -1, np.int64)
-    for_each(lambda b: _visibility(positions[b], faces, face[b], np.ones((height, width))), len(positions))
+    floor = np.full(face.shape, -1.0) if behind is None else _array(behind.double())
+    for_each(lambda b: _visibility(positions[b], faces, face[b], np.ones((height, width)), floor[b]), len(positions))
     return torch.from_numpy(face).to(pos.device)
 
 

@@ -14,6 +14,7 @@ import nvdiffrast.torch as nvdiffrast  # type: ignore[import-not-found]
 import torch
 from torch import Tensor
 
+from . import torch_form
 from .torch_form import barycentrics, crossings, interpolate
 
 __all__ = ["barycentrics", "crossings", "interpolate", "visibility"]
@@ -24,8 +25,11 @@ def _context(device: torch.device) -> Any:
     return nvdiffrast.RasterizeCudaContext(device=device)
 
 
-def visibility(pos: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
-    """Nearest face at each pixel centre: (B, V, 4) clip positions, (F, 3) faces -> (B, H, W) int64, -1 where there is none."""
+def visibility(pos: Tensor, tri: Tensor, height: int, width: int, behind: Tensor | None = None) -> Tensor:
+    """Nearest face at each pixel centre: (B, V, 4) clip positions, (F, 3) faces -> (B, H, W) int64, -1 where there is none. `behind`
+    (B, H, W): the least depth z/w that counts, which nvdiffrast knows only as its own layers, so PyTorch answers."""
+    if behind is not None:
+        return torch_form.visibility(pos, tri, height, width, behind)
     if not len(tri):
         return torch.full((len(pos), height, width), -1, device=pos.device)
     positions = pos.detach().float().contiguous()

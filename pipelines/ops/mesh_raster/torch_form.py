@@ -37,7 +37,7 @@ def expand(counts: Tensor) -> tuple[Tensor, Tensor]:
     return owner, torch.arange(len(owner), device=counts.device) - start[owner]
 
 
-def _visible(pos: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
+def _visible(pos: Tensor, tri: Tensor, height: int, width: int, behind: Tensor | None) -> Tensor:
     x, y, z, valid = screen(pos, height, width)
     x, y, z = x[tri], y[tri], z[tri]
     area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
@@ -46,6 +46,9 @@ def _visible(pos: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
     n_columns, n_rows = (columns[1] - columns[0] + 1).clamp(min=0), (rows[1] - rows[0] + 1).clamp(min=0)
     counts = torch.where(valid[tri].all(1) & (area.abs() >= MINIMUM_AREA), n_columns * n_rows, 0)
 
+    floor = torch.full((height * width,), -1.0, dtype=x.dtype, device=pos.device)
+    if behind is not None:
+        floor = behind.reshape(-1).to(floor)
     nearest = torch.ones(height * width, dtype=x.dtype, device=pos.device)
     winner = torch.full((height * width,), -1, device=pos.device)
     chunks = ((counts.cumsum(0) - 1).clamp(min=0) // PAIRS_AT_ONCE).unique_consecutive(return_counts=True)[1].tolist()
@@ -62,7 +65,7 @@ def _visible(pos: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
         edge = sign * (y1 - y2) * (column[:, None] + 0.5) + (sign * (x2 - x1) * (row[:, None] + 0.5) + sign * (x1 * y2 - x2 * y1))
         depth = (edge * z[face]).sum(1) / area[face].abs()
         pixel = row * width + column
-        inside = (edge >= 0).all(1) & (depth >= -1)
+        inside = (edge >= 0).all(1) & (depth >= floor[pixel])
         pixel, depth, face = pixel[inside], depth[inside], face[inside]
         before = nearest.clone()
         nearest.scatter_reduce_(0, pixel, depth, "amin")
@@ -72,11 +75,13 @@ def _visible(pos: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
     return winner.view(height, width)
 
 
-def visibility(pos: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
-    """Nearest face at each pixel centre: (B, V, 4) clip positions, (F, 3) faces -> (B, H, W) int64, -1 where there is none."""
+def visibility(pos: Tensor, tri: Tensor, height: int, width: int, behind: Tensor | None = None) -> Tensor:
+    """Nearest face at each pixel centre: (B, V, 4) clip positions, (F, 3) faces -> (B, H, W) int64, -1 where there is none. `behind`
+    (B, H, W): the least depth z/w that counts."""
     if not len(tri):
         return torch.full((len(pos), height, width), -1, device=pos.device)
-    return torch.stack([_visible(p, tri, height, width) for p in pos.detach()])
+    floors = [None] * len(pos) if behind is None else list(behind)
+    return torch.stack([_visible(p, tri, height, width, floor) for p, floor in zip(pos.detach(), floors, strict=True)])
 
 
 def _corners(values: Tensor, tri: Tensor, face: Tensor) -> Tensor:

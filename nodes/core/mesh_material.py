@@ -1,0 +1,132 @@
+"""Materials at MESH sockets: between the maps and the `material` dict of newer cores and Lathe's `Material`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...pipelines.data.material import Material
+from ...pipelines.data.mesh import Mesh
+from ...pipelines.ops.color import linear_to_srgb, srgb_to_linear
+
+log = logging.getLogger(__name__)
+
+# Field of `Material` -> key of core's dict. Core's writer does not know the last two; Lathe's nodes do.
+_FACTORS = {
+    "metallic": "metallic_factor",
+    "roughness": "roughness_factor",
+    "occlusion_strength": "occlusion_strength",
+    "normal_scale": "normal_scale",
+    "emissive_factor": "emissive_factor",
+    "emissive_strength": "emissive_strength",
+    "double_sided": "double_sided",
+    "alpha_mode": "alpha_mode",
+    "alpha_cutoff": "alpha_cutoff",
+}
+_NEUTRAL = {"metallic_roughness": (1.0, 1.0, 1.0), "normal_map": (0.5, 0.5, 1.0)}
+
+
+def material_to_core(materials: list[Material]) -> dict[str, Any]:
+    """The attributes of a core MESH that say what these materials say; a batch has one set of factors, those of the first."""
+    first = materials[0]
+    if any(material.without_maps() != first.without_maps() for material in materials):
+        log.warning("The meshes of a batch share one material's factors; those of the first count for all.")
+    plain = first.without_maps() == Material() or first.without_maps() == Material(unlit=True)
+    return {
+        "metallic_roughness": _stacked("metallic_roughness", materials),
+        "normal_map": _stacked("normal_map", materials),
+        "emissive": _stacked("emissive", materials),
+        "occlusion_in_mr": any(material.occlusion_in_red for material in materials),
+        "unlit": first.unlit,
+        "material": None if plain and not first.maps() else {key: getattr(first, name) for name, key in _FACTORS.items()},
+    }
+
+
+def _stacked(name: str, materials: list[Material]) -> Tensor | None:
+    maps = [getattr(material, name) for material in materials]
+    there = [image for image in maps if image is not None]
+    if not there:
+        return None
+    size = (max(image.shape[0] for image in there), max(image.shape[1] for image in there))
+    rows = []
+    for image, material in zip(maps, materials, strict=True):
+        glow = (1.0, 1.0, 1.0) if any(material.emissive_factor) else (0.0, 0.0, 0.0)
+        rows.append(torch.tensor(_NEUTRAL.get(name, glow)).expand(*size, 3) if image is None else resized(image, size))
+    return torch.stack(rows)
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(H, W, C) at another height and width."""
+    if tuple(image.shape[:2]) == size:
+        return image
+    picture = image.movedim(-1, 0)[None]
+    return torch.nn.functional.interpolate(picture, size=size, mode="bilinear", align_corners=False)[0].movedim(0, -1)
+
+
+def material_from_core(core: Any, picture: Callable[[str], Tensor | None]) -> tuple[Material, Tensor]:
+    """A core MESH's material, and the factor (4,), linear, of its base colour, read as core's own writer reads them.
+
+    Args:
+        picture: the (H, W, C) map of this name of the wanted mesh, or None.
+
+    Raises:
+        ValueError: what is no number, no colour, or as `Material`.
+    """
+    given = getattr(core, "material", None)
+    given = given if isinstance(given, dict) else {}
+    maps = {name: picture(name) for name in ("metallic_roughness", "normal_map", "emissive")}
+    maps = {name: None if image is None else image[..., :3].contiguous() for name, image in maps.items()}
+    factors: dict[str, Any] = {name: given[key] for name, key in _FACTORS.items() if given.get(key) is not None}
+    own = 1.0 if maps["metallic_roughness"] is not None else None  # what core writes where no factor is told
+    for name, default in (("metallic", 0.0), ("roughness", 1.0)):
+        factors[name] = _number(factors.get(name, -1.0), name)
+        if factors[name] < 0:
+            factors[name] = default if own is None else own
+    for name in ("occlusion_strength", "normal_scale", "emissive_strength", "alpha_cutoff"):
+        if name in factors:
+            factors[name] = _number(factors[name], name)
+    glow = _numbers(factors.get("emissive_factor", (0.0, 0.0, 0.0)), 3, "emissive_factor")
+    factors["emissive_factor"] = (1.0, 1.0, 1.0) if maps["emissive"] is not None and not any(glow) else glow
+    factors["double_sided"] = bool(given.get("double_sided", bool(given)))
+    red = bool(getattr(core, "occlusion_in_mr", False)) and maps["metallic_roughness"] is not None
+    material = Material(**maps, **factors, occlusion_in_red=red, unlit=bool(getattr(core, "unlit", False)))  # type: ignore[arg-type]
+    factor = given.get("base_color_factor")
+    base = (1.0, 1.0, 1.0, 1.0) if factor is None else _numbers(factor, 4, "base_color_factor")
+    return material, torch.tensor(base)
+
+
+def with_factor(mesh: Mesh, factor: Tensor) -> Mesh:
+    """The mesh with a linear factor (4,) multiplied into its texture, else into its vertices' colours."""
+    if bool((factor == 1).all()):
+        return mesh
+    if mesh.texture is not None:
+        color = linear_to_srgb((srgb_to_linear(mesh.texture[..., :3]) * factor[:3]).clamp(0, 1))
+        alpha = mesh.texture[..., 3:] if mesh.texture.shape[2] == 4 else torch.ones_like(color[..., :1])
+        there = mesh.texture.shape[2] == 4 or float(factor[3]) != 1
+        return replace(mesh, texture=torch.cat([color, alpha * factor[3]], dim=2) if there else color)
+    own = torch.ones(len(mesh.vertices), 4)
+    if mesh.vertex_colors is not None:
+        own[:, : mesh.vertex_colors.shape[1]] = mesh.vertex_colors
+    own = (own * factor).clamp(0, 1)
+    return replace(mesh, vertex_colors=own if bool((own[:, 3] < 1).any()) else own[:, :3])
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"The MESH's material has {value!r} as {name}; a number is expected.") from None
+
+
+def _numbers(value: Any, count: int, name: str) -> tuple[float, ...]:
+    items = list(value) if isinstance(value, (list, tuple, Tensor)) else [value]
+    if len(items) == count - 1 == 3:
+        items.append(1.0)
+    if len(items) != count:
+        raise ValueError(f"The MESH's material has {value!r} as {name}; {count} numbers are expected.")
+    return tuple(_number(item, name) for item in items)
