@@ -36,6 +36,8 @@ PAGE_SETTINGS = {
     "Comfy.Locale": "en",
 }
 
+started: list[Server] = []  # by this process
+
 
 @cache
 def shared_server(threads: int = 0) -> Server:
@@ -62,6 +64,7 @@ def shared_server(threads: int = 0) -> Server:
     log = ARTIFACTS / (f"server_{threads}_threads.log" if threads else "server.log")
     server = Server(sys.executable, tree, base, log, flags, environment={"OMP_NUM_THREADS": str(threads)} if threads else None)
     atexit.register(server.stop)
+    started.append(server)
     server.wait_until_up()
     return server
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 from typing import Any
 
@@ -75,19 +76,19 @@ class _Writer:
         self.accessors: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
 
-    def bytes(self, data: bytes, **view: int) -> int:
+    def view(self, data: bytes, **view: int) -> int:
         self.views.append({"buffer": 0, "byteOffset": sum(map(len, self.parts)), "byteLength": len(data), **view})
         self.parts.append(data + b"\0" * (-len(data) % 4))
         return len(self.views) - 1
 
     def array(self, values: np.ndarray, kind: str, component: int, target: int) -> int:
-        view = self.bytes(values.tobytes(), target=target)
+        view = self.view(values.tobytes(), target=target)
         self.accessors.append({"bufferView": view, "componentType": component, "count": len(values), "type": kind})
         return len(self.accessors) - 1
 
     def texture(self, image: Tensor) -> dict[str, int]:
         """A texture info; texture and image have one index."""
-        self.images.append({"bufferView": self.bytes(png_bytes(image)), "mimeType": "image/png"})
+        self.images.append({"bufferView": self.view(png_bytes(image)), "mimeType": "image/png"})
         return {"index": len(self.images) - 1}
 
     def file(self, tree: dict[str, Any]) -> bytes:
@@ -138,13 +139,21 @@ def _share(value: float) -> float:
 
 def unit_normals(mesh: Mesh) -> np.ndarray:
     """(V, 3) of length 1: the mesh's own, else smooth ones."""
-    given = vertex_normals(mesh.vertices, mesh.faces) if mesh.normals is None else torch.nn.functional.normalize(mesh.normals, dim=1)
-    normals = given.numpy()
-    normals[np.linalg.norm(normals, axis=1) < 0.5] = (0.0, 0.0, 1.0)  # vertices of no face: glTF asks for unit length
-    return normals
+    if mesh.normals is not None:
+        return _unit(mesh.normals.numpy(), (0.0, 0.0, 1.0))
+    # Areas of a very small or large mesh leave float32's range; a power of two changes no digit.
+    size = float(mesh.vertices.abs().max()) if len(mesh.vertices) else 0.0
+    near_one = torch.ldexp(mesh.vertices, torch.tensor(-math.frexp(size)[1]))
+    return _unit(vertex_normals(near_one, mesh.faces).numpy(), (0.0, 0.0, 1.0))
 
 
 def _unit_tangents(tangents: Tensor) -> np.ndarray:
-    direction = torch.nn.functional.normalize(tangents[:, :3], dim=1)
-    direction[direction.norm(dim=1) < 0.5] = torch.tensor([1.0, 0.0, 0.0])
-    return torch.cat([direction, torch.where(tangents[:, 3:] < 0, -1.0, 1.0)], dim=1).numpy()
+    direction = _unit(tangents[:, :3].numpy(), (1.0, 0.0, 0.0))
+    return np.concatenate([direction, np.where(tangents[:, 3:].numpy() < 0, -1.0, 1.0)], axis=1)
+
+
+def _unit(rows: np.ndarray, stand_in: tuple[float, float, float]) -> np.ndarray:
+    """Each row at length 1, as glTF asks; rows of zeros, those of vertices of no face, become the stand-in."""
+    length = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    exact = np.where(np.abs(length - 1) < 1e-4, 1.0, length)
+    return np.where(length > 0, rows / np.where(length > 0, exact, 1.0), np.array(stand_in))
