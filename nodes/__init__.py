@@ -11,6 +11,7 @@ import pkgutil
 from comfy_api.latest import ComfyExtension, io
 
 from .core import folders
+from .core.entry import entered
 
 
 def stage_modules() -> list[str]:
@@ -22,9 +23,9 @@ class LatheExtension(ComfyExtension):
     """What ComfyUI asks for the pack's nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes, stage by stage."""
+        """All nodes, stage by stage, each behind the pack's entry."""
         folders.register_model_folder()
         nodes: list[type[io.ComfyNode]] = []
         for name in stage_modules():
-            nodes += importlib.import_module(f".{name}", __name__).NODES
+            nodes += map(entered, importlib.import_module(f".{name}", __name__).NODES)
         return nodes

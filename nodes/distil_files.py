@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from .core import progress
 from .core.files import asset_files, asset_path, file_stamp, output_files, relative_names
 from .core.schema import schema, widget
 from .distil import CATEGORY, RUN
@@ -70,7 +71,7 @@ class LatheLoadDistillation(io.ComfyNode):
     def execute(cls, file) -> io.NodeOutput:
         from ..pipelines.distillation.run_file import load_run
 
-        return io.NodeOutput(load_run(asset_path(file)))
+        return io.NodeOutput(load_run(asset_path(file), tick=progress.tick_for(cls)))
 
 
 NODES = [LatheSaveDistillation, LatheLoadDistillation]

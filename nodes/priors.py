@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -11,10 +12,13 @@ from ..pipelines.cameras.presets import preset_cameras
 from ..pipelines.distillation import prior_settings
 from ..pipelines.distillation.priors import ScoreDistillation, combine, trade
 from .core import memory
-from .core.images import alpha_in, images_in, masks_in
+from .core.images import images_in, outlines_in
 from .core.schema import IMAGE, MASK, PRIOR, VIEW_MODEL, schema, widget
 
+log = logging.getLogger(__name__)
+
 CATEGORY = "3d/Lathe/Distil"
+DISTILLED_GUIDANCE = 1.0  # classifier-free guidance of 1 is none
 STABLE, ZERO123 = "Stable Zero123", "Zero-1-to-3"
 WORDS = ("front", "side", "back", "overhead")
 
@@ -94,7 +98,7 @@ class LathePriorFromModel(io.ComfyNode):
                 ),
                 preset_input(),
                 strength_input(),
-                guidance_input("100, as score distillation needs"),
+                guidance_input("100, as score distillation needs, or 1 for models with their guidance built in (Flux)"),
                 widget(
                     io.Int, "resolution", default=512, min=64, max=2048, step=8,
                     tooltip="Side in pixels of what the model is asked about; renders are resized to it. Take the model's own: 512 "
@@ -109,9 +113,17 @@ class LathePriorFromModel(io.ComfyNode):
         cls, model, positive, negative, vae, preset, strength, guidance, resolution, front=None, side=None, back=None, overhead=None
     ) -> io.NodeOutput:
         from .core.denoisers import CoreDenoiser
+        from .core.image_models import is_guidance_distilled
 
         by_word = dict(zip(WORDS, (front, side, back, overhead), strict=True))
         denoiser = CoreDenoiser(model, positive, negative, vae, size=resolution, by_word=by_word)
+        if guidance == 0 and is_guidance_distilled(model):
+            guidance = DISTILLED_GUIDANCE
+            log.warning(
+                "Prior From Model: this model (%s) has its guidance built in, so guidance is %g (none on top) instead of the preset's. "
+                "Set the model's own with Flux Guidance on the prompt; any other guidance here takes its place.",
+                type(model.model).__name__, guidance,
+            )  # fmt: skip
         return io.NodeOutput(ScoreDistillation(denoiser, prior_settings.stages_of(preset, "2d", strength, guidance or None)))
 
 
@@ -255,7 +267,7 @@ def one_picture(image: Any, mask: Any, square: bool = False) -> tuple[torch.Tens
         ValueError: more than one picture, a mask of another size, or a picture that is not `square` where it must be.
     """
     picture = images_in(image)
-    outline = alpha_in(image) if mask is None else masks_in(mask)
+    outline = outlines_in(image, mask, "mask", "image")
     if len(picture) != 1:
         raise ValueError(f"A prior is of one object: wire one reference picture, not {len(picture)} (core's Image From Batch takes one).")
     if outline is not None and outline.shape != (1, 1, *picture.shape[-2:]):

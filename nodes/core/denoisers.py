@@ -6,8 +6,10 @@ and guidance patches do what they do in a sampler. Gradients exist in the VAE's 
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_base
@@ -20,13 +22,13 @@ from torch.utils.checkpoint import checkpoint
 from ...pipelines.data.cameras import Cameras
 from ...pipelines.ops.camera_math import relative_pose
 from ...pipelines.ops.frozen_copy import FrozenCopy
+from .image_models import check_image_model, noise_and_signal, one_frame_latents
 from .view_refiner import check_frames, differs_by_view, sigma_at, views_at_once
 
 NOT_ENCODER = ("decoder.", "post_quant_conv.", "taesd_decoder.")  # weights of a VAE that encoding does not need
 TRAINED = 2.0  # an encoder needs about twice the memory with a graph
 ROOM = 0.5  # of the free memory that the graph of all views may take
 FRONT, BACK, OVERHEAD = 45.0, 135.0, 60.0  # degrees at which the words of a view change, threestudio's
-FILMS = (comfy.model_base.SVD_img2vid,)
 STABLE, ZERO123 = "Stable Zero123", "Zero-1-to-3"
 
 
@@ -51,10 +53,17 @@ class CoreDenoiser:
         cell = int(vae.spacial_compression_encode())
         side = max(round(size / cell), 1) * cell
         self.size = (side, side)
+        self._framed = one_frame_latents(model)  # core's latents are (V, C, 1, h, w), ours (V, C, h, w)
 
     @property
     def _sampling(self) -> Any:
         return self.model.get_model_object("model_sampling")
+
+    def _to_core(self, pictures: Tensor) -> Tensor:
+        return pictures.unsqueeze(2) if self._framed else pictures
+
+    def _from_core(self, latents: Tensor) -> Tensor:
+        return latents.squeeze(2) if self._framed else latents
 
     @property
     def _format(self) -> Any:
@@ -66,26 +75,26 @@ class CoreDenoiser:
         Raises:
             ValueError: the VAE is another model's.
         """
-        vae = self.vae
+        vae, images = self.vae, self._to_core(images)
         one = int(TRAINED * vae.memory_used_encode(images.shape, vae.vae_dtype))
         apart = len(images) * one > ROOM * mm.get_free_memory(vae.device)
-        copy = FrozenCopy(vae.first_stage_model, vae.device, vae.vae_dtype, NOT_ENCODER)
+        encoder = FrozenCopy(vae.first_stage_model, vae.device, vae.vae_dtype, NOT_ENCODER)
 
         def encoded(pixels: Tensor) -> Tensor:
             mm.free_memory(len(pixels) * one, vae.device)
-            return copy(vae.first_stage_model.encode, vae.process_input(pixels).to(vae.device, vae.vae_dtype)).float()
+            return encoder(vae.first_stage_model.encode, vae.process_input(pixels).to(vae.device, vae.vae_dtype)).float()
 
         if apart:  # one view's graph at a time, made anew when its gradient is asked for
             latents = torch.cat([checkpoint(encoded, view, use_reentrant=False) for view in images.split(1)])
         else:
             latents = encoded(images)
         channels = int(self._format.latent_channels)
-        if latents.ndim != 4 or latents.shape[1] != channels:
+        if latents.ndim != images.ndim or latents.shape[1] != channels or (self._framed and latents.shape[2] != 1):
             raise ValueError(
                 f"The VAE makes latents of shape {tuple(latents.shape[1:])}, the MODEL works on {channels} channels: "
                 "wire the VAE that belongs to this MODEL."
             )
-        return self._format.process_in(latents)
+        return self._from_core(_differentiable(self._format).process_in(latents))
 
     def sigmas(self, times: Tensor) -> Tensor:
         """(N,) sigmas of the model's own schedule at these times."""
@@ -94,7 +103,7 @@ class CoreDenoiser:
     def noise_ratio(self, times: Tensor) -> Tensor:
         """See `distillation.priors.Denoiser`; read off what the model's own noising does with a signal of 1 and noise of 1."""
         sigmas = self.sigmas(times)
-        noise, signal = (self._sampling.noise_scaling(sigmas, *pair).float() for pair in _ones(sigmas))
+        noise, signal = noise_and_signal(self._sampling, sigmas)
         return noise / signal
 
     def denoised(self, latents: Tensor, times: Tensor, noise: Tensor, cameras: Cameras, guidance: float | None) -> Tensor:
@@ -115,20 +124,24 @@ class CoreDenoiser:
         check_frames(positive, len(rows), "positive")
         check_frames(negative, len(rows), "negative")
         whole = differs_by_view(positive) or differs_by_view(negative)
-        at_once = len(rows) if whole else views_at_once(self.model, torch.Size([len(rows), *shape[1:]]))
+        at_once = len(rows) if whole else self._at_once([len(rows), *shape[1:]])
         return [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
 
+    def _at_once(self, shape: Sequence[int]) -> int:
+        return views_at_once(self.model, self._to_core(torch.empty(*shape, device="meta")).shape)
+
     def _ask(self, latents: Tensor, sigmas: Tensor, noise: Tensor, positive: Any, negative: Any, guidance: float | None) -> Tensor:
-        with torch.inference_mode():
+        noise = self._to_core(noise)
+        with torch.inference_mode(), _told_as_conditioning(type(self.model.model).__name__, positive, negative):
             guider = comfy.samplers.CFGGuider(self.model)
             guider.set_conds(positive, negative)
             guider.set_cfg(1.0 if guidance is None else guidance)
-            question = _Question(self._sampling, latents, sigmas)
+            question = _Question(self._sampling, self._to_core(latents), sigmas)
             # An empty latent image: core would scale it, and inpainting models would look at it.
             ends = torch.cat([sigmas.max()[None], sigmas.new_zeros(1)])
             guider.sample(noise, torch.zeros_like(noise), question, ends, disable_pbar=True, seed=0)
         assert question.answer is not None
-        return question.answer.clone().to(latents.device)
+        return self._from_core(question.answer).clone().to(latents.device)
 
     def picture(self, latents: Tensor) -> Tensor | None:
         """(V, 3, h, w): colours by the linear map core knows for this kind of latents."""
@@ -190,7 +203,7 @@ class Zero123Denoiser(CoreDenoiser):
     def _conditions(self, cameras: Cameras) -> list[tuple[list[int], Any, Any]]:
         pose = self.pose(cameras)
         groups = []
-        at_once = views_at_once(self.model, torch.Size([len(pose), *self.latents.shape[1:]]))
+        at_once = self._at_once([len(pose), *self.latents.shape[1:]])
         for start in range(0, len(pose), at_once):
             rows = list(range(start, min(start + at_once, len(pose))))
             tokens = torch.cat([self.embedding.expand(len(rows), -1), pose[rows].float()], dim=1)[:, None]
@@ -215,31 +228,38 @@ class _Question(comfy.samplers.Sampler):
         return noise
 
 
-def _ones(sigmas: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Noise and signal for `noise_scaling` that show what becomes of each."""
-    one, nothing = torch.ones_like(sigmas), torch.zeros_like(sigmas)
-    return [(one.clone(), nothing), (nothing.clone(), one)]
+def _differentiable(latent_format: Any) -> Any:
+    """A latent format through which gradients pass: the numbers some keep as tensors were made in inference mode, as the MODEL was."""
+    ordinary = copy.copy(latent_format)
+    for name, value in vars(latent_format).items():
+        if isinstance(value, Tensor):
+            setattr(ordinary, name, value.clone())
+    return ordinary
 
 
-def check_image_model(model: Any, vae: Any) -> None:
-    """Refuses what does not denoise single pictures.
+@contextmanager
+def _told_as_conditioning(model: str, *texts: Any) -> Iterator[None]:
+    """Core does not compare a text encoder's output with its models: where a network fails on it, the error names sizes of matrices."""
+    try:
+        yield
+    except mm.OOM_EXCEPTION:
+        raise
+    except (RuntimeError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        if "memory" in str(error):
+            raise
+        given, why = " and ".join(dict.fromkeys(map(_described, texts))), f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(
+            f"The MODEL ({model}) cannot compute with this conditioning, {given} ({why}). Make positive and negative with the CLIP that "
+            "belongs to this MODEL, by the nodes with which it is sampled."
+        ) from error
 
-    Raises:
-        ValueError: what it is, and what is expected.
-    """
-    kind, latents = type(model.model).__name__, model.get_model_object("latent_format")
-    take = "Take an image model (SD 1.5, SDXL, SD 3, Flux) and its own VAE."
-    dimensions = int(getattr(latents, "latent_dimensions", 2))
-    if dimensions != 2:
-        what = "sound or shapes" if dimensions == 1 else "films"
-        raise ValueError(f"This MODEL ({kind}) is not image diffusion: its latents are {what}, and a prior judges single pictures. {take}")
-    if isinstance(model.model, FILMS):
-        raise ValueError(f"This MODEL ({kind}) denoises films, and a prior judges single pictures. {take}")
-    if getattr(vae, "latent_dim", 2) != 2:
-        raise ValueError(f"This VAE does not encode single pictures. {take}")
-    noise, signal = (model.get_model_object("model_sampling").noise_scaling(torch.ones(1) * 0.5, *p) for p in _ones(torch.ones(1)))
-    if not (float(noise) > 0 and float(signal) > 0):
-        raise ValueError(f"This MODEL ({kind}) is not image diffusion: it does not mix noise into what it makes. {take}")
+
+def _described(conditioning: Any) -> str:
+    if not conditioning:
+        return "nothing"
+    tokens, options = conditioning[0]
+    pooled = options.get("pooled_output")
+    return f"tokens of {tokens.shape[-1]} numbers with {'no' if pooled is None else f'a pooled one of {pooled.shape[-1]}'}"
 
 
 def view_words(cameras: Cameras) -> list[str]:

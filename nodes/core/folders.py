@@ -8,6 +8,7 @@ from pathlib import Path
 import folder_paths
 
 from ...pipelines.data.progress import Tick
+from .schema import Names
 
 MODEL_FOLDER = "lathe"
 MINI = "mini (bundled)"
@@ -44,7 +45,7 @@ def model_path(name: str) -> Path:
     raise ValueError(f"There is no {name!r} in {places}; put it there, or choose another in the loader.")
 
 
-def weight_choices(stage: str, *suffixes: str, folders: bool = False) -> list[str]:
+def weight_choices(stage: str, *suffixes: str, folders: bool = False) -> Names:
     """What a loader offers: the bundled mini model, the catalogue's models of this stage, then what else lies in the model folders.
 
     Catalogue names are offered whether their files are there or not: the loader says what is missing when it runs.
@@ -58,7 +59,7 @@ def weight_choices(stage: str, *suffixes: str, folders: bool = False) -> list[st
         own = sorted({found.parent.parent.name for part in parts for found in part})
     else:
         own = model_files(*suffixes)
-    return [MINI, *(row.name for row in rows), *(name for name in own if name not in known)]
+    return Names([MINI, *(row.name for row in rows), *(name for name in own if name not in known)])
 
 
 def catalogue_name(stage: str, choice: str) -> str | None:

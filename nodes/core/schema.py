@@ -27,6 +27,10 @@ LRM = io.Custom("LATHE_LRM")
 GEOLRM = io.Custom("LATHE_GEOLRM")
 
 
+class Names(list[str]):
+    """Options of a combo that are names of files: what is given is looked up by the node itself, which says where it is missing."""
+
+
 def schema(**fields: Any) -> io.Schema:
     """An io.Schema from the fields this core knows; newer ones (search_aliases, ...) are left out on older cores.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...pipelines.distillation.textual_inversion import WORD
 from ...pipelines.ops.frozen_copy import FrozenCopy
-from .denoisers import check_image_model
+from .image_models import check_image_model, one_frame_latents
 from .view_refiner import sigma_at
 
 ENCODERS = ("l", "g", "h")  # CLIP text encoders: their tokens are vectors of one table
@@ -39,6 +39,9 @@ class CoreWords:
 
     def __init__(self, model: Any, clip: Any, vae: Any, copies: Tensor) -> None:
         check_image_model(model, vae)
+        if one_frame_latents(model):
+            kind = type(model.model).__name__
+            raise ValueError(f"Textual inversion needs SD 1.5, SD 2 or SDXL, not {kind}. Describe the object in words instead.")
         self.model, self.clip = model, clip
         with torch.inference_mode():
             encoders = list(clip.tokenize(STAND_IN))

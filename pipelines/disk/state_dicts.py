@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,20 @@ from torch import Tensor
 
 _HEADER_BYTES = 8
 _ZIP, _PICKLE = b"PK", b"\x80"
+_SLACK = 1 << 20  # bytes by which a zip's entries may be longer than the zip: torch compresses nothing
+# What reading a damaged pickle can end in; RecursionError is a RuntimeError.
+_FAILURES = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    AssertionError,
+    MemoryError,
+)
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -52,8 +67,11 @@ def _existing(path: str | Path) -> Path:
 
 
 def _is_torch_file(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(_HEADER_BYTES + 1)
+    try:
+        with path.open("rb") as file:
+            start = file.read(_HEADER_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}. Check its permissions, or fetch it again.") from error
     if len(start) < _HEADER_BYTES:
         raise ValueError(f"{path.name} is only {len(start)} bytes long: the download did not finish. Fetch it again.")
     # safetensors: eight bytes of length, of any value, then JSON
@@ -66,13 +84,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path.name} cannot be read as safetensors ({error}): it is truncated, damaged, or another kind of file. Fetch it again."
         ) from error
 
 
 def _read_pickle(path: Path) -> Any:
+    _check_sizes(path)
     try:
         with path.open("rb") as file:
             # mapping needs the zip layout (older torch files are a bare pickle) and a name, which newer torch reads a meaning into
@@ -86,8 +105,24 @@ def _read_pickle(path: Path) -> Any:
             f"{path.name} was not loaded: it asks Python for {named.group(1) if named else 'objects'}, which no tensor needs and which "
             "could run code. Get the file from its publisher, or a safetensors version of it."
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+    except _FAILURES as error:
         raise _damaged(path, error) from error
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuses a zip whose entries would unpack to far more than the file: a few bytes could take all memory."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if unpacked > path.stat().st_size + _SLACK:
+        raise ValueError(
+            f"{path.name} was not loaded: its entries are compressed, to {unpacked >> 20} MiB, which no file of weights is. "
+            "Get the file from its publisher."
+        )
 
 
 def _damaged(path: Path, error: BaseException) -> ValueError:

@@ -6,13 +6,15 @@ A preset has numbers for three kinds of prior: "2d" (a text-to-image model), "3d
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..disk.presets import read_preset
 
 PRESET_FOLDER = Path(__file__).resolve().parents[1] / "data" / "prior_presets"
 KINDS = ("2d", "3d", "views")
@@ -86,7 +88,10 @@ def load_prior_preset(name: str) -> PriorPreset:
     """
     if name not in preset_names():
         raise ValueError(f"There is no preset {name!r} of priors; choose one of {', '.join(preset_names())}.")
-    data = json.loads((PRESET_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return read_preset(PRESET_FOLDER / f"{name}.json", _prior_preset)
+
+
+def _prior_preset(data: dict[str, Any]) -> PriorPreset:
     scale = float(data.get("loss_scale", 1.0))
 
     def read(row: dict) -> SdsSettings:

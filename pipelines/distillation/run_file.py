@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.progress import Tick, no_tick
 from ..disk.atomic import write_files
+from ..disk.tensor_files import ENTRY, read_tensors
 from .loop import Distillation
 
 FORMAT, VERSION = "lathe.distillation", 1
@@ -44,36 +46,30 @@ def save_run(state: RunState, path: Path | str) -> None:
     """Writes a state as .safetensors, atomically.
 
     Raises:
-        ValueError: another suffix, or a folder that cannot be written.
+        ValueError: no whole run, another suffix, or a folder that cannot be written.
     """
     from safetensors.torch import save
 
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise ValueError(f"A run state is saved as .safetensors, not as {path.name!r}.")
+    wrong = _what_is_wrong(state)
+    if wrong:
+        raise ValueError(f"The run is not whole and is not saved: {wrong}. Make it again.")
     about = {"format": FORMAT, "version": VERSION, **state.about}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-    write_files(path.parent, {path.name: save(tensors, metadata={"lathe": json.dumps(about)})})
+    write_files(path.parent, {path.name: save(tensors, metadata={ENTRY: json.dumps(about)})})
 
 
-def load_run(path: Path | str) -> RunState:
+def load_run(path: Path | str, *, tick: Tick = no_tick) -> RunState:
     """Reads what `save_run` wrote.
 
     Raises:
-        ValueError: no such file, a damaged one, or one that holds something else or no whole run.
+        ValueError: no such file, a damaged one, or one that holds something else or no whole run; names the file.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("lathe", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} cannot be read as a run state, it may be cut short or damaged: {error}") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    tensors, about = read_tensors(path, "a run state", tick=tick)
+    if about.get("format") != FORMAT:
         raise ValueError(f"{path.name} holds no run state of a distillation; Save Distillation writes those.")
     if about.get("version") != VERSION:
         raise ValueError(f"{path.name} is a run state of version {about.get('version')!r}; this Lathe reads version {VERSION}.")
@@ -87,6 +83,8 @@ def load_run(path: Path | str) -> RunState:
 def _what_is_wrong(state: RunState) -> str | None:
     """Why no loop could go on from this, whatever its settings; None where one could."""
     losses = state.about.get("losses")
+    if not isinstance(state.about.get("stage"), str):
+        return "it does not say of which stage it is"
     if not isinstance(losses, list) or not all(
         isinstance(step, dict) and "total" in step and all(type(value) in (int, float) for value in step.values()) for step in losses
     ):
@@ -102,6 +100,8 @@ def _what_is_wrong(state: RunState) -> str | None:
     for name, tensor in state.tensors.items():
         if not name.startswith("adam."):
             continue
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            return f"{name} is not made of finite numbers"
         owner, kind = name.removeprefix("adam.").rpartition(".")[::2]
         moments.setdefault(owner, set()).add(kind)
         if owner not in leaves or tensor.shape != (() if kind == "step" else leaves[owner].shape):

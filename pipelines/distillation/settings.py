@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from ..disk.presets import read_preset
 from ..nets.distil_net import FieldShape
 
 PRESET_FOLDER = Path(__file__).resolve().parents[1] / "data" / "distil_presets"
@@ -254,6 +254,9 @@ def load_distil_preset(name: str) -> DistilPreset:
     """
     if name not in distil_preset_names():
         raise ValueError(f"There is no distillation preset {name!r}; choose one of {', '.join(distil_preset_names())}.")
-    data = json.loads((PRESET_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     loops = {"coarse": CoarseSettings, "fine": FineSettings, "splat": SplatSettings}
-    return DistilPreset(data["title"], data["source"], **{part: _read(kind, data[part]) for part, kind in loops.items()})
+
+    def make(data: dict[str, Any]) -> DistilPreset:
+        return DistilPreset(data["title"], data["source"], **{part: _read(kind, data[part]) for part, kind in loops.items()})
+
+    return read_preset(PRESET_FOLDER / f"{name}.json", make)

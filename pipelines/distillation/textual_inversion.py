@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..data.progress import Tick, no_tick
 from ..disk.atomic import write_files
+from ..disk.file_names import check_file_name
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +169,7 @@ def word_file(name: str, folders: Sequence[Path]) -> Path:
         raise ValueError(
             f"{name!r} cannot be the name of an embedding: take up to 64 letters, digits, - and _; no folders, spaces or dots."
         )
+    check_file_name(plain)
     for folder in folders:
         for suffix in READ_BEFORE:
             path = folder / (plain + suffix)

@@ -46,7 +46,7 @@ class ViewGridDenoiser:
         attention: Attention = torch_attention,
         use: Use = in_place,
     ) -> None:
-        if image.ndim != 4 or len(image) != 1 or image.shape[1] != 3:
+        if image.ndim != 4 or len(image) != 1 or image.shape[1] != 3 or image.shape[2] != image.shape[3]:
             raise ValueError(f"A view model draws from one picture (1, 3, S, S), not {tuple(image.shape)}.")
         if mask is None and model.guide is not None:  # says now what is wrong with the picture
             mask = key_plain_background(image[0])[None, None]

@@ -5,7 +5,6 @@ Nothing is downloaded. A depth picture of any other node serves as well.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..disk.json_files import read_json
 
 KINDS = ("dpt", "depth_anything")  # both give inverse depth: near is large
 HOW_TO_GET = (
@@ -30,8 +31,8 @@ def available(folders: Iterable[str | Path]) -> list[Path]:
 
 def _kind(config: Path) -> str | None:
     try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        settings = read_json(config, "")
+    except ValueError:
         return None
     return settings.get("model_type") if isinstance(settings, dict) else None
 

@@ -54,7 +54,7 @@ def download(row: CatalogEntry, folder: Path, *, tick: Tick = no_tick) -> Path:
             path = _fetch(hub, row, name, staging, progress)
             progress.finished(size)
             if sha256 is not None:
-                _verify(path, sha256)
+                _verify(path, sha256, progress)
     except ValueError:
         raise
     except Exception as error:
@@ -143,11 +143,12 @@ def _bar(progress: _Progress) -> type:
     return Bar
 
 
-def _verify(path: Path, sha256: str) -> None:
+def _verify(path: Path, sha256: str, progress: _Progress) -> None:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(8 * _MEBIBYTE):
             digest.update(block)
+            progress.add(0)
     if digest.hexdigest() != sha256.lower():
         path.unlink()
         raise ValueError(

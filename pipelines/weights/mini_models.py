@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..cameras.presets import preset_cameras
+from ..disk.json_files import parse_json
 from ..disk.state_dicts import read_metadata, read_state_dict
 from ..nets.elevation_head import ElevationHead, ElevationNet, fingerprint
 from ..nets.mini_lrm import MiniLRM
@@ -24,6 +24,7 @@ from ..view_generation.model import ViewModel
 FOLDER = Path(__file__).resolve().parent / "mini"
 VIEWS, LRM_FILE = FOLDER / "views_mini.safetensors", FOLDER / "lrm_mini.safetensors"
 ELEVATION = FOLDER / "elevation_mini.safetensors"
+FETCH_AGAIN = "Fetch it again."
 VIEWS_KEYS = ("patch", "unet", "view_size", "camera_preset", "steps", "guidance", "guide_share")
 ELEVATION_KEYS = ("features", "hidden", "view_size", "deviation", "span", "encoder")
 
@@ -100,10 +101,9 @@ def read_config(path: Path, kind: str, keys: Sequence[str]) -> dict[str, Any]:
     text = read_metadata(path).get("lathe_config")
     if text is None:
         raise ValueError(f"{path.name} is not one of Lathe's mini models: its header holds no lathe_config.")
-    try:
-        config: dict[str, Any] = dict(json.loads(text))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path.name} is damaged: the lathe_config in its header is no JSON object.") from error
+    config = parse_json(text, f"The lathe_config in the header of {path.name}", FETCH_AGAIN)
+    if not isinstance(config, dict):
+        raise ValueError(f"{path.name} is damaged: the lathe_config in its header is no JSON object. {FETCH_AGAIN}")
     if config.get("kind") != kind:
         raise ValueError(f"{path.name} holds a {config.get('kind')} model; this loader expects a {kind} model.")
     missing = [key for key in keys if key not in config]
@@ -141,7 +141,10 @@ def load_views(path: Path = VIEWS) -> ViewModel:
 def load_lrm(path: Path = LRM_FILE) -> LRM:
     """The mini reconstruction model. Raises ValueError for a file that is damaged or holds something else."""
     config = read_config(path, "lrm", ["settings"])
-    net = MiniLRM.from_settings(config["settings"])
+    try:
+        net = MiniLRM.from_settings(config["settings"])
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, ZeroDivisionError, OverflowError) as error:
+        raise ValueError(f"{path.name} is damaged: its header makes no network ({error}). {FETCH_AGAIN}") from error
     _fill({"net": net}, read_state_dict(path), path)
     return LRM(net=net, name="mini")
 

@@ -11,19 +11,24 @@ InstantMesh's white-background U-Net is one flat state dict (`diffusion_pytorch_
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..data.progress import Tick, no_tick, part_of
+from ..disk.json_files import read_json
 from ..disk.state_dicts import read_state_dict
 from ..nets.zero123plus import ClipConditioner, VaeCodec
 from ..view_generation.model import NoiseSchedule, ViewModel
 
 GREY = (127 / 255, 127 / 255, 127 / 255)
 WHITE = (1.0, 1.0, 1.0)
+PARTS = 4
+DOWNLOAD_AGAIN = "Download the folder again."
 
 
 def load_zero123plus(
@@ -32,6 +37,7 @@ def load_zero123plus(
     white_unet: str | Path | None = None,
     camera_preset: str = "zero123plus_v1.2",
     dtype: torch.dtype = torch.float32,
+    tick: Tick = no_tick,
 ) -> ViewModel:
     """The published networks on the CPU.
 
@@ -41,23 +47,32 @@ def load_zero123plus(
         camera_preset: "zero123plus_v1.2", or "zero123plus_v1.1" for the older networks.
         dtype: precision of the weights. The empty prompt is encoded in float32 in any case.
 
+        tick: called for each tensor.
+
     Raises:
         ValueError: a part is missing or its weights belong to another network.
     """
     folder = Path(folder)
-    ramp = _optional_json(folder / "model_index.json").get("ramping_coefficients") or ramping_coefficients()
-    prompt = empty_prompt(_load(folder / "text_encoder", text_encoder, torch.float32))
-    vision = _load(folder / "vision_encoder", vision_encoder, dtype)
-    reference_size = _optional_json(folder / "feature_extractor_vae" / "preprocessor_config.json").get("crop_size", 512)
-    if isinstance(reference_size, dict):
-        reference_size = reference_size["height"]
-    vae = _load(folder / "vae", autoencoder, dtype)
+    index, extractor, scheduler = (
+        folder / name for name in ("model_index.json", "feature_extractor_vae/preprocessor_config.json", "scheduler/scheduler_config.json")
+    )
+    with _settings_of(index):
+        ramp = torch.tensor(_optional_json(index).get("ramping_coefficients") or ramping_coefficients())
+    with _settings_of(extractor):
+        reference_size = _optional_json(extractor).get("crop_size", 512)
+        reference_size = int(reference_size["height"] if isinstance(reference_size, dict) else reference_size)
+    with _settings_of(scheduler):
+        schedule = _schedule(_optional_json(scheduler))
+    prompt = empty_prompt(_load(folder / "text_encoder", text_encoder, torch.float32, tick=part_of(tick, 0, PARTS)))
+    vision = _load(folder / "vision_encoder", vision_encoder, dtype, tick=part_of(tick, 1, PARTS))
+    vae = _load(folder / "vae", autoencoder, dtype, tick=part_of(tick, 2, PARTS))
+    unet_file = None if white_unet is None else Path(white_unet)
     return ViewModel(
-        unet=_load(folder / "unet", denoiser, dtype, None if white_unet is None else Path(white_unet)),
-        codec=VaeCodec(vae, int(reference_size)),
-        conditioner=ClipConditioner(vision, prompt, torch.tensor(ramp)),
+        unet=_load(folder / "unet", denoiser, dtype, unet_file, tick=part_of(tick, 3, PARTS)),
+        codec=VaeCodec(vae, reference_size),
+        conditioner=ClipConditioner(vision, prompt, ramp),
         camera_preset=camera_preset,
-        schedule=_schedule(_optional_json(folder / "scheduler" / "scheduler_config.json")),
+        schedule=schedule,
         background=GREY if white_unet is None else WHITE,
         steps=28 if white_unet is None else 75,
     )
@@ -115,7 +130,24 @@ def empty_prompt(encoder: Any) -> Tensor:
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return _config(path) if path.is_file() else {}
+
+
+def _config(path: Path) -> dict[str, Any]:
+    config = read_json(path, DOWNLOAD_AGAIN)
+    if not isinstance(config, dict):
+        raise ValueError(f"Zero123++: {path} holds no JSON object. {DOWNLOAD_AGAIN}")
+    return config
+
+
+@contextmanager
+def _settings_of(path: Path) -> Iterator[None]:
+    """What a library says of settings that it cannot use names no file."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError, ZeroDivisionError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"Zero123++: the settings in {path} cannot be used ({reason}). {DOWNLOAD_AGAIN}") from error
 
 
 def _schedule(config: dict[str, Any]) -> NoiseSchedule:
@@ -135,17 +167,21 @@ def _weights_file(folder: Path) -> Path:
     raise ValueError(f"Zero123++: {folder} holds no weights: no {stems[0]} or {stems[1]} (.safetensors, .bin). Download the folder again.")
 
 
-def _load(folder: Path, make: Callable[[dict[str, Any]], nn.Module], dtype: torch.dtype, weights: Path | None = None) -> nn.Module:
+def _load(
+    folder: Path, make: Callable[[dict[str, Any]], nn.Module], dtype: torch.dtype, weights: Path | None = None, *, tick: Tick = no_tick
+) -> nn.Module:
     config = folder / "config.json"
     if not config.is_file():
         raise ValueError(f"Zero123++: {config} is missing. The model folder must hold unet, vae, vision_encoder and text_encoder.")
     path = weights or _weights_file(folder)
     # Built without memory; each tensor of the file then becomes the parameter itself.
-    with torch.device("meta"):
-        module = make(json.loads(config.read_text(encoding="utf-8")))
+    settings = _config(config)
+    with torch.device("meta"), _settings_of(config):
+        module = make(settings)
     state = fit_names(read_state_dict(path), module)
     _check(state, module, path)
-    for name in list(state):
+    for done, name in enumerate(list(state)):
+        tick(done, len(state))
         state[name] = state[name].to(dtype)
     module.load_state_dict(state, strict=True, assign=True)
     _fill_position_ids(module)
