@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
+
+from ...pipelines.images.mask_polarity import INVERT_ALPHA, tell_inverted
+
+log = logging.getLogger(__name__)
+
+OVERSHOOT = 0.25
 
 
 def images_in(image: Tensor) -> Tensor:
@@ -20,9 +28,20 @@ def images_in(image: Tensor) -> Tensor:
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
         raise ValueError(f"Image {first} holds pixels that are NaN or infinite; the node before made them (often a VAE in half precision).")
+    _tell_range(pixels)
     if pixels.shape[1] == 1:
         pixels = pixels.expand(-1, 3, -1, -1)
     return pixels.clamp(0, 1).contiguous()
+
+
+def _tell_range(pixels: Tensor) -> None:
+    """Warns of pixels so far outside [0, 1] that they were meant for another range; resizing and VAEs go a little beyond."""
+    lowest, highest = float(pixels.min()), float(pixels.max())
+    if lowest < -OVERSHOOT or highest > 1 + OVERSHOOT:
+        log.warning(
+            "The pixels of an IMAGE go from %.4g to %.4g and are cut to 0..1: bring them to that range first, for instance by dividing "
+            "numbers up to 255 by 255.", lowest, highest,
+        )  # fmt: skip
 
 
 def alpha_in(image: Tensor) -> Tensor | None:
@@ -54,6 +73,23 @@ def masks_in(mask: Tensor) -> Tensor:
     if not bool(torch.isfinite(mask).all()):
         raise ValueError("The mask holds numbers that are NaN or infinite.")
     return mask.to(torch.float32).clamp(0, 1)[:, None].contiguous()
+
+
+def object_masks_in(mask: Tensor, socket: str = "masks") -> Tensor:
+    """`masks_in` of masks that are 1 on the object; those that seem to be 1 on the background are warned of, by the socket's name."""
+    masks = masks_in(mask)
+    tell_inverted(masks, socket)
+    return masks
+
+
+def outlines_in(images: Tensor, masks: Tensor | None, socket: str = "masks", images_socket: str = "images") -> Tensor | None:
+    """Where the object is, (N, 1, H, W): the masks, else the IMAGE's alpha channel, else None. Warns as `object_masks_in`."""
+    if masks is not None:
+        return object_masks_in(masks, socket)
+    alpha = alpha_in(images)
+    if alpha is not None:
+        tell_inverted(alpha, images_socket, INVERT_ALPHA, "alpha channel")
+    return alpha
 
 
 def masks_out(masks: Tensor) -> Tensor:

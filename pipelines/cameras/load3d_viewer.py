@@ -26,6 +26,8 @@ from ..ops import camera_math
 
 VIEWER_FOV = 35.0
 VIEWER_SIZE = 5.0
+LEAST_FOV = 1e-4  # degrees
+LARGEST = 1e12  # its square still fits single precision
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,14 @@ def moved(model_info: Mapping[str, Any]) -> ViewerFrame:
     Raises:
         ValueError: a scale that differs between axes or is not positive (no pinhole camera sees such a model).
     """
-    scales = _xyz(model_info.get("scale"), 1.0)
+    if not isinstance(model_info, Mapping):
+        raise ValueError(f"model_3d_info holds a {type(model_info).__name__}, where the place of a model in the viewer is expected.")
+    scales = _optional(model_info, "scale", 1.0)
     if not (scales > 0).all() or float(scales.max() / scales.min()) > 1.0001:
         raise ValueError(f"The viewer scales the model unevenly ({scales.tolist()}): use one scale for all axes there.")
     quaternion = model_info.get("quaternion")
     rotation = torch.eye(3, dtype=torch.float64) if quaternion is None else _rotation(quaternion)
-    return ViewerFrame(float(scales.mean()), rotation, _xyz(model_info.get("position"), 0.0))
+    return ViewerFrame(float(scales.mean()), rotation, _optional(model_info, "position", 0.0))
 
 
 def choose_frame(
@@ -92,6 +96,45 @@ def choose_frame(
     return fitted(*bounds)
 
 
+def camera_list(value: Any) -> list[Mapping[str, Any]]:
+    """The cameras that arrived at a LOAD3D_CAMERA socket: one dict, or a list of them as core's Batch Cameras gives.
+
+    Raises:
+        ValueError: nothing, an empty list, or an entry that is no camera; the message says which.
+    """
+    if value is None:
+        raise ValueError("camera_info is empty: move the viewer's camera once, so that it is stored, or wire another camera.")
+    if isinstance(value, Mapping):
+        return [value]
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"camera_info is a {type(value).__name__}, where a camera or a list of cameras is expected.")
+    if not value:
+        raise ValueError("camera_info is an empty list: it must hold at least one camera.")
+    for index, entry in enumerate(value):
+        if not isinstance(entry, Mapping):
+            what = "empty" if entry is None else f"a {type(entry).__name__}"
+            raise ValueError(f"camera_info: camera {index} of {len(value)} is {what}, where a camera of the 3D viewer is expected.")
+    return list(value)
+
+
+def cameras_from_load3d(infos: Sequence[Mapping[str, Any]], frames: Sequence[ViewerFrame], aspect: float = 1.0) -> Cameras:
+    """The cameras of a list, in its order, named by their own `name` or by their place in the list; see `from_load3d`.
+
+    Args:
+        infos: V cameras of `camera_list`.  frames: V frames, where the viewer of each shows the model.
+    """
+    if len(infos) == 1:
+        return from_load3d(infos[0], frames[0], aspect)
+    posed = []
+    for index, (info, frame) in enumerate(zip(infos, frames, strict=True)):
+        try:
+            posed.append(from_load3d(info, frame, aspect))
+        except ValueError as error:
+            raise ValueError(f"camera_info, camera {index} of {len(infos)}: {error}") from error
+    names = tuple(str(info.get("name") or f"viewer {index}") for index, info in enumerate(infos))
+    return Cameras(torch.cat([one.c2w for one in posed]), torch.cat([one.K for one in posed]), names)
+
+
 def from_load3d(info: Mapping[str, Any], frame: ViewerFrame, aspect: float = 1.0) -> Cameras:
     """One posed camera from a LOAD3D_CAMERA dict.
 
@@ -101,23 +144,28 @@ def from_load3d(info: Mapping[str, Any], frame: ViewerFrame, aspect: float = 1.0
         aspect: width / height of the images this camera is for.
 
     Raises:
-        ValueError: an orthographic camera, or a dict without a usable position.
+        ValueError: an orthographic camera, keys that are missing, or numbers that no camera has.
     """
     if str(info.get("cameraType", "perspective")).lower().startswith("ortho"):
         raise ValueError("The viewer's camera is orthographic; Lathe's cameras are pinholes. Switch the viewer to perspective.")
     if not isinstance(info.get("position"), Mapping):
         raise ValueError("This LOAD3D_CAMERA has no position: move the viewer's camera once, so that it is stored.")
-    eye, target = _xyz(info["position"], 0.0), _xyz(info.get("target"), 0.0)
-    if info.get("quaternion") is not None:
-        rotation = _rotation(info["quaternion"])
-    elif float((eye - target).norm()) > 1e-9:
-        rotation = camera_math.look_at(eye[None], target)[0, :3, :3].double()
+    eye, quaternion = _numbers(info["position"], "xyz", "position"), info.get("quaternion")
+    if quaternion is not None:
+        rotation = _rotation(quaternion)
+    elif info.get("target") is None:
+        raise ValueError("This LOAD3D_CAMERA has neither a target nor a quaternion, so which way it looks is unknown.")
     else:
-        raise ValueError("The camera's position and target are the same point.")
+        target = _numbers(info["target"], "xyz", "target")
+        if float((eye - target).norm()) <= 1e-9:
+            raise ValueError("The camera's position and target are the same point.")
+        rotation = camera_math.look_at(eye[None], target)[0, :3, :3].double()
     c2w = torch.eye(4, dtype=torch.float64)
     c2w[:3, :3] = frame.rotation.T @ rotation
     c2w[:3, 3] = frame.rotation.T @ (eye - frame.offset) / frame.scale
-    fov, zoom = float(info.get("fov") or VIEWER_FOV), float(info.get("zoom") or 1.0)
+    fov, zoom = _number(info.get("fov") or VIEWER_FOV, "fov"), _number(info.get("zoom") or 1.0, "zoom")
+    if not LEAST_FOV < fov < 180 or zoom <= 0:
+        raise ValueError(f"A camera has a fov between 0 and 180 degrees and a zoom above 0, not {fov:g} and {zoom:g}.")
     focal = camera_math.focal_from_fov(fov) * zoom
     K = torch.tensor([[focal / aspect, focal, 0.5, 0.5]], dtype=torch.float32)
     return Cameras(c2w[None].float(), K, ("viewer",))
@@ -164,17 +212,33 @@ def to_load3d(
     }
 
 
-def _xyz(value: Mapping[str, Any] | None, default: float) -> Tensor:
-    value = value or {}
-    return torch.tensor([float(value.get(axis, default)) for axis in "xyz"], dtype=torch.float64)
+def _optional(model_info: Mapping[str, Any], key: str, default: float) -> Tensor:
+    value = model_info.get(key)
+    return torch.full((3,), default, dtype=torch.float64) if value is None else _numbers(value, "xyz", key)
+
+
+def _numbers(value: Any, axes: str, name: str) -> Tensor:
+    if not isinstance(value, Mapping) or any(axis not in value for axis in axes):
+        raise ValueError(f"The {name} that the viewer gives is incomplete: {', '.join(axes)} are expected.")
+    return torch.tensor([_number(value[axis], f"{name}.{axis}") for axis in axes], dtype=torch.float64)
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) <= LARGEST:
+        raise ValueError(f"The {name} that the viewer gives is {str(value)[:40]}, where a finite number is expected.")
+    return number
 
 
 def _dict(point: Tensor) -> dict[str, float]:
     return {axis: float(number) for axis, number in zip("xyz", point, strict=True)}
 
 
-def _rotation(quaternion: Mapping[str, Any]) -> Tensor:
-    x, y, z, w = (float(quaternion.get(axis, 0.0)) for axis in "xyzw")
+def _rotation(quaternion: Any) -> Tensor:
+    x, y, z, w = _numbers(quaternion, "xyzw", "quaternion").tolist()
     norm = math.sqrt(x * x + y * y + z * z + w * w)
     if norm < 1e-9:
         raise ValueError("A quaternion of this viewer is all zeros.")

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 MOST_DEGREES = 3
+FLAT = 1e-7  # of a Gaussian's longest axis: below, it has no thickness that float32 could compute with
+THICKNESS = 1e-4  # what such an axis gets instead, of the longest
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Splats:
         if self.sh.ndim != 3 or self.sh.shape[0] != n or self.sh.shape[2] != 3 or self.sh.shape[1] not in terms:
             raise ValueError(f"Splats: sh must have shape ({n}, 1, 4, 9 or 16, 3), not {tuple(self.sh.shape)}.")
         for name in (*expected, "sh"):
-            if not torch.isfinite(getattr(self, name)).all():
+            values = getattr(self, name).detach()
+            # The extremes are NaN where a number is; unlike isfinite of each number they take no memory.
+            if values.numel() and not torch.isfinite(torch.stack(torch.aminmax(values))).all():
                 raise ValueError(f"Splats: {name} hold NaN or infinite numbers.")
         if not (self.scales > 0).all():
             raise ValueError("Splats: scales are standard deviations and must be above 0; are these logarithms?")
@@ -62,3 +66,13 @@ class Splats:
     def select(self, rows: Tensor) -> Splats:
         """The Gaussians of these indices, or of a mask (N,)."""
         return Splats(self.positions[rows], self.scales[rows], self.rotations[rows], self.opacities[rows], self.sh[rows])
+
+
+def with_thickness(scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales (N, 3) in which flat Gaussians, as of 2D Gaussian splatting, have a least thickness; and which were flat, (N,) bool.
+
+    Gaussians without any size, or with numbers that are not finite, stay as they are.
+    """
+    longest = scales.amax(1, keepdim=True)
+    thin = (scales >= 0) & (scales <= FLAT * longest) & (longest > 0) & torch.isfinite(longest)
+    return torch.where(thin, THICKNESS * longest, scales), thin.any(1)

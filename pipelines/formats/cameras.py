@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,12 @@ import torch
 
 from ..data.cameras import Cameras
 from ..disk.atomic import write_files
+from ..disk.json_files import read_json
+from .camera_lenses import read_lenses
+from .camera_poses import read_poses
+from .json_numbers import kind_of, readable
+
+log = logging.getLogger(__name__)
 
 CAMERA_NOTE = {"world": "right-handed, +Y up, the object's front along +Z", "camera": "OpenGL axes, looks along -Z"}
 
@@ -45,48 +53,41 @@ def save_cameras(cameras: Cameras, path: Path | str, *, width: int | None = None
 def load_cameras(path: Path | str) -> Cameras:
     """Reads a transforms.json in the file's own world axes: per frame or for all, fl_x and w, or camera_angle_x.
 
+    Only these, the poses and the names are used: what other programs add for themselves (applied_transform, aabb_scale, offset, ...)
+    changes no pose. Each error names the file, and the frame where it is one frame's.
+
     Raises:
-        ValueError: no such file, not this layout, lens distortion, or poses that are not rigid.
+        ValueError: no such file, not this layout, no pinholes, lens distortion, or poses that are not a turn and a place.
     """
     path = Path(path)
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        frames = tree["frames"]
-        poses = [_pose(frame["transform_matrix"]) for frame in frames]
-        lenses = [_lens({**tree, **frame}, path) for frame in frames]
-    except OSError as error:
-        raise ValueError(f"The camera file {path} cannot be read: {error.strerror or error}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"{path.name} is not a transforms.json: {type(error).__name__}: {error}.") from error
+    tree = read_json(path, "A transforms.json is expected, saved as UTF-8.")
+    frames = tree.get("frames") if isinstance(tree, dict) else None
+    if not isinstance(frames, list):
+        what = f"its frames are {kind_of(frames)}" if frames is not None else "it has no frames"
+        raise ValueError(f"{path.name} is not a transforms.json: {what}, where a list of objects is expected.")
     if not frames:
         raise ValueError(f"{path.name} holds no frames.")
-    names = tuple(str(frame.get("file_path", f"view {i}")) for i, frame in enumerate(frames))
-    return Cameras(torch.stack(poses), torch.tensor(lenses, dtype=torch.float32), names)
+    for index, frame in enumerate(frames):
+        if not isinstance(frame, dict):
+            raise ValueError(f"{path.name} is not a transforms.json: frame {index} is {kind_of(frame)}, where an object is expected.")
+    lenses = read_lenses(tree, frames, path.name)
+    poses = read_poses(frames, path.name)
+    names = tuple(_name(frame.get("file_path"), index, path.name) for index, frame in enumerate(frames))
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        log.warning(
+            "Lathe: %s names %d of its pictures more than once (%s, ...). Cameras and pictures are matched by their order.",
+            path.name, len(repeated), repeated[0][:60],
+        )  # fmt: skip
+    try:
+        return Cameras(poses, torch.tensor(lenses, dtype=torch.float32), names)
+    except ValueError as error:
+        raise ValueError(f"{path.name} cannot be used. {error}") from error
 
 
-def _pose(rows: Any) -> torch.Tensor:
-    matrix = torch.tensor(rows, dtype=torch.float64)
-    if tuple(matrix.shape) == (3, 4):
-        matrix = torch.cat([matrix, torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)])
-    if tuple(matrix.shape) != (4, 4):
-        raise TypeError(f"a transform_matrix has shape {tuple(matrix.shape)}, not (4, 4)")
-    return matrix.float()
-
-
-def _lens(frame: dict[str, Any], path: Path) -> list[float]:
-    """fx, fy, cx, cy as fractions of the image."""
-    if any(abs(float(frame.get(key, 0))) > 1e-4 for key in ("k1", "k2", "k3", "k4", "p1", "p2")):
-        raise ValueError(f"{path.name} has lens distortion (k1, k2, p1, ...), which is not supported: undistort the images first.")
-    w, h = float(frame.get("w", 0)), float(frame.get("h", 0))
-    aspect = w / h if w > 0 and h > 0 else 1.0
-    if "fl_x" in frame:
-        if w <= 0 or h <= 0:
-            raise ValueError(f"{path.name} gives fl_x in pixels but not the images' w and h.")
-        fx = float(frame["fl_x"]) / w
-        fy = float(frame["fl_y"]) / h if "fl_y" in frame else fx * aspect
-    else:
-        fx = 0.5 / math.tan(float(frame["camera_angle_x"]) / 2)
-        fy = 0.5 / math.tan(float(frame["camera_angle_y"]) / 2) if "camera_angle_y" in frame else fx * aspect
-    cx = float(frame["cx"]) / w if w > 0 and "cx" in frame else 0.5
-    cy = float(frame["cy"]) / h if h > 0 and "cy" in frame else 0.5
-    return [fx, fy, cx, cy]
+def _name(file_path: Any, index: int, file: str) -> str:
+    if file_path is None:
+        return f"view {index}"
+    if not isinstance(file_path, (str, int, float)):
+        raise ValueError(f"{file}, frame {index}: file_path is {kind_of(file_path)}, where a text is expected.")
+    return readable(str(file_path))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..data.progress import Tick, no_tick
 from ..data.splats import MOST_DEGREES, Splats
 from ..ops.spherical_harmonics import CONSTANT, OFFSET
 from .splat_ply import check_count
@@ -25,6 +26,9 @@ SPLAT_ROW = [("place", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("rota
 SPZ_WORDS, SPZ_BYTES = ("magic", "version", "count"), ("degree", "fraction_bits", "flags", "zero")
 SPZ_HEADER = [(name, "<u4") for name in SPZ_WORDS] + [(name, "u1") for name in SPZ_BYTES]
 SPZ_MAGIC = 0x5053474E
+BLOCK = 1 << 18  # Gaussians between two ticks
+PIECE = 1 << 22  # bytes between two ticks
+MOST_SHRUNK, SMALL = 100, 1 << 26  # gzip makes real scenes about half as long; what is small may be of anything
 SPZ_COLOR = 0.15  # constant term a byte's whole range over
 MOST_FRACTION_BITS = 18
 MAGNITUDE = 511  # of a 10-bit quaternion component: sign and 9 bits
@@ -49,7 +53,7 @@ def splat_bytes(splats: Splats) -> bytes:
     return rows.tobytes()
 
 
-def read_splat(path: Path, most: int) -> dict[str, Tensor]:
+def read_splat(path: Path, most: int, *, tick: Tick = no_tick) -> dict[str, Tensor]:
     """The attributes of Splats, activated, as they stand in a .splat.
 
     Raises:
@@ -61,7 +65,8 @@ def read_splat(path: Path, most: int) -> dict[str, Tensor]:
     check_count(path, size // 32, most)
     if size % 32:
         raise ValueError(f"{path.name} has {size} bytes, no multiple of 32: it is cut short, or no .splat file.")
-    rows = numpy.fromfile(path, SPLAT_ROW)
+    rows = numpy.fromfile(path, SPLAT_ROW)  # half a gigabyte at most
+    tick(1, 1)
     rgba = _float(rows["rgba"]) / 255
     return {
         "positions": _float(rows["place"]),
@@ -96,7 +101,7 @@ def spz_bytes(splats: Splats) -> bytes:
     return gzip.compress(b"".join(parts), mtime=0)
 
 
-def read_spz(path: Path, most: int) -> dict[str, Tensor]:
+def read_spz(path: Path, most: int, *, tick: Tick = no_tick) -> dict[str, Tensor]:
     """The attributes of Splats, activated, as they stand in an .spz of version 2 or 3.
 
     Raises:
@@ -118,31 +123,52 @@ def read_spz(path: Path, most: int) -> dict[str, Tensor]:
             n, terms = int(head["count"]), (int(head["degree"]) + 1) ** 2 - 1
             check_count(path, n, most)
 
-            def column(width: int) -> NDArray[Any]:
-                return numpy.frombuffer(_exactly(stream, n * width, path), "u1").reshape(n, width)
+            widths = (9, 1, 3, 3, 4 if head["version"] == 3 else 3, 3 * terms)
+            total, packed = n * sum(widths), path.stat().st_size
+            if total > MOST_SHRUNK * packed + SMALL:
+                raise ValueError(
+                    f"{path.name} is no .spz of a real scene, or damaged: its {packed:,} bytes are to hold {n:,} "
+                    "Gaussians, far more than fit."
+                )
 
-            fixed, alpha, color, scale = column(9), column(1), column(3), column(3)
-            rotation, rest = column(4 if head["version"] == 3 else 3), column(3 * terms)
+            def column(width: int) -> NDArray[Any]:
+                return numpy.frombuffer(_exactly(stream, n * width, path, tick), "u1").reshape(n, width)
+
+            fixed, alpha, color, scale, rotation, rest = map(column, widths)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path.name} is no .spz file, or it is cut short or damaged: {error}.") from error
-    words = numpy.zeros((n, 3, 4), "u1")
-    words[..., 1:] = fixed.reshape(n, 3, 3)  # 24 bits at the top, so that the shift brings the sign along
-    places = words.view("<i4")[..., 0] >> 8
-    dc = (_float(color) / 255 - 0.5) / SPZ_COLOR
-    return {
-        "positions": _float(places) / 2.0 ** int(head["fraction_bits"]),
-        "scales": (_float(scale) / 16 - 10).exp(),
-        "rotations": _from_smallest_three(rotation) if head["version"] == 3 else _from_three(rotation),
-        "opacities": _float(alpha)[:, 0] / 255,
-        "sh": torch.cat([dc[:, None], ((_float(rest) - 128) / 128).view(n, terms, 3)], dim=1),
-    }
+    version, bits = int(head["version"]), int(head["fraction_bits"])
+    out = {"positions": (3,), "scales": (3,), "rotations": (4,), "opacities": (), "sh": (1 + terms, 3)}
+    splats = {name: torch.empty(n, *shape) for name, shape in out.items()}
+    for first in range(0, n, BLOCK):
+        tick(first, n)
+        part = slice(first, first + BLOCK)
+        splats["positions"][part] = _places(fixed[part]) / 2.0**bits
+        splats["scales"][part] = (_float(scale[part]) / 16 - 10).exp()
+        splats["rotations"][part] = (_from_smallest_three if version == 3 else _from_three)(rotation[part])
+        splats["opacities"][part] = _float(alpha[part])[:, 0] / 255
+        splats["sh"][part, 0] = (_float(color[part]) / 255 - 0.5) / SPZ_COLOR
+        splats["sh"][part, 1:] = ((_float(rest[part]) - 128) / 128).view(len(rest[part]), terms, 3)
+    return splats
 
 
-def _exactly(stream: Any, size: int, path: Path) -> bytes:
-    data = stream.read(size)
+def _places(rows: NDArray[Any]) -> Tensor:
+    """Three whole numbers of 24 bits a row, as floats."""
+    import numpy
+
+    words = numpy.zeros((len(rows), 3, 4), "u1")
+    words[..., 1:] = rows.reshape(-1, 3, 3)  # 24 bits at the top, so that the shift brings the sign along
+    return _float(words.view("<i4")[..., 0] >> 8)
+
+
+def _exactly(stream: Any, size: int, path: Path, tick: Tick = no_tick) -> bytearray:
+    data = bytearray()
+    while len(data) < size and (piece := stream.read(min(PIECE, size - len(data)))):
+        data += piece
+        tick(len(data), size)
     if len(data) < size:
         raise ValueError(f"{path.name} is cut short: {size} bytes were to come, {len(data)} came.")
-    return bytes(data)
+    return data
 
 
 def _smallest_three(rotations: Tensor) -> NDArray[Any]:

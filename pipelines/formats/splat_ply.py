@@ -7,20 +7,22 @@ The properties, in their order:
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..data.progress import Tick, no_tick
 from ..data.splats import MOST_DEGREES, Splats
 from ..ops.spherical_harmonics import CONSTANT, OFFSET
+from .ply_rows import Header, read_header, read_rows
+from .splat_units import tell_units
 
 OPACITY_EDGE = 1e-6  # logits of 0 and 1 are infinite
-HEADER_BYTES = 1 << 16
 PLACE, COLOR = ("x", "y", "z"), ("f_dc_0", "f_dc_1", "f_dc_2")
+SURFEL = ("scale_0", "scale_1")  # of 2D Gaussian splatting (Huang et al. 2024): flat, without a third
 SCALE, ROTATION = ("scale_0", "scale_1", "scale_2"), ("rot_0", "rot_1", "rot_2", "rot_3")
 
 
@@ -44,38 +46,45 @@ def to_bytes(splats: Splats) -> bytes:
     return out.getvalue()
 
 
-def read(path: Path, most: int) -> tuple[dict[str, Tensor], bool]:
-    """The attributes of Splats, activated, as they stand in the file; and whether they stand so, which is how GeoLRM writes them.
+def read(path: Path, most: int, *, tick: Tick = no_tick) -> tuple[dict[str, Tensor], bool]:
+    """The attributes of Splats, activated, in the file's axes; and whether these are GeoLRM's.
+
+    Scales and opacities that look linear are taken as they stand (`splat_units`). Gaussians of a file without scale_2, as 2D Gaussian
+    splatting writes it, have a third scale of 0.
 
     Raises:
         ValueError: no PLY, another layout, cut short, or more than `most` vertices.
     """
-    from plyfile import PlyData, PlyElementParseError, PlyParseError
+    import numpy
 
-    _check_header(path, most)
-    try:
-        rows = PlyData.read(str(path))["vertex"].data
-    except PlyElementParseError as error:
-        raise ValueError(f"{path.name} is cut short or damaged: {error}.") from error
-    except (PlyParseError, UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{path.name} cannot be read as a PLY: {error}.") from error
+    header = read_header(path)
+    _check_header(path, header, most)
+    rows = read_rows(path, header, tick=tick)
 
-    def columns(names: Any) -> Tensor:
+    def columns(names: Sequence[str]) -> Tensor:
         picked = torch.empty(len(rows), len(names))
         for i, name in enumerate(names):
-            picked[:, i] = torch.from_numpy(rows[name].astype("float32"))
+            tick(len(rows), len(rows))
+            with numpy.errstate(over="ignore", invalid="ignore"):  # doubles beyond float32 become infinite, and are left out later
+                picked[:, i] = torch.from_numpy(rows[name].astype("float32"))
         return picked
 
     terms = 1 + sum(name.startswith("f_rest_") for name in rows.dtype.names) // 3
-    scales, opacities, color = columns(SCALE), columns(["opacity"])[:, 0], columns(COLOR)
+    scales = columns([name for name in SCALE if name in rows.dtype.names])
+    positions, opacities, color = columns(PLACE), columns(["opacity"])[:, 0], columns(COLOR)
     sh = color[:, None]
     if terms > 1:
         rest = columns([f"f_rest_{i}" for i in range(3 * (terms - 1))])
         sh = torch.cat([sh, rest.view(-1, 3, terms - 1).mT], dim=1)
-    elif _is_activated(scales, opacities, color):
-        return {**_shared(columns), "scales": scales, "opacities": opacities, "sh": (sh - OFFSET) / CONSTANT}, True
-    scales, opacities = scales.double().exp().float(), opacities.double().sigmoid().float()
-    return {**_shared(columns), "scales": scales, "opacities": opacities, "sh": sh}, False
+    units = tell_units(positions, scales, opacities, color, terms == 1, path.name)
+    if units == "logarithms":
+        scales, opacities = scales.double().exp().float(), opacities.double().sigmoid().float()
+    if units == "geolrm":
+        sh = (sh - OFFSET) / CONSTANT
+    if scales.shape[1] < len(SCALE):
+        scales = torch.cat([scales, torch.zeros(len(scales), 1)], dim=1)
+    parts = {"positions": positions, "scales": scales, "rotations": columns(ROTATION), "opacities": opacities, "sh": sh}
+    return parts, units == "geolrm"
 
 
 def check_count(path: Path, count: int, most: int) -> None:
@@ -86,31 +95,16 @@ def check_count(path: Path, count: int, most: int) -> None:
         )
 
 
-def _shared(columns: Any) -> dict[str, Tensor]:
-    return {"positions": columns(PLACE), "rotations": columns(ROTATION)}
-
-
-def _is_activated(scales: Tensor, opacities: Tensor, color: Tensor) -> bool:
-    """GeoLRM's PLY has the reference names, but standard deviations, opacities and RGB as they are."""
-    within = [(values >= 0) & (values <= 1) for values in (opacities, color)]
-    return len(scales) > 0 and bool((scales > 0).all()) and all(bool(w.all()) for w in within)
-
-
-def _check_header(path: Path, most: int) -> None:
+def _check_header(path: Path, header: Header, most: int) -> None:
     """Says what is wrong with a PLY before a vertex of it is read."""
-    with open(path, "rb") as file:
-        header, found, _ = file.read(HEADER_BYTES).partition(b"end_header")
-    if not header.startswith(b"ply") or not found:
-        raise ValueError(f"{path.name} is no PLY file, or its header is cut short.")
-    element = re.search(rb"^element vertex +(\d+)\s*$(.*?)(?=^element |\Z)", header, re.MULTILINE | re.DOTALL)
-    if element is None:
+    vertices = next((element for element in header.elements if element.name == "vertex"), None)
+    if vertices is None:
         raise ValueError(f"{path.name} is a PLY without vertices: no Gaussians.")
-    check_count(path, int(element[1]), most)
-    properties = [line.split() for line in element[2].decode("latin-1").splitlines() if line.startswith("property")]
-    kinds = {words[-1]: words[1] for words in properties}
+    check_count(path, vertices.count, most)
+    kinds = vertices.properties
     if "packed_position" in kinds:
         raise ValueError(f"{path.name} is a compressed PLY; save it from the splat editor as an ordinary PLY.")
-    wanted = [*PLACE, *COLOR, "opacity", *SCALE, *ROTATION]
+    wanted = [*PLACE, *COLOR, "opacity", *(SURFEL if set(SURFEL) <= set(kinds) else SCALE), *ROTATION]
     missing = [name for name in wanted if name not in kinds]
     if missing:
         raise ValueError(f"{path.name} holds no Gaussian splats (a mesh or a point cloud?): its vertices have no {', '.join(missing)}.")

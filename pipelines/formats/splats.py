@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.splats import Splats
+from ..data.progress import Tick, no_tick
+from ..data.splats import THICKNESS, Splats, with_thickness
 from ..disk.atomic import write_files
 from ..nets.geolrm import HALF
 from ..ops.coordinate_frames.geolrm import splats_from_geolrm
@@ -22,7 +23,9 @@ from . import splat_packed, splat_ply
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".ply", ".splat", ".spz")
+LARGEST = 1e12  # its square still fits single precision
 MOST_GAUSSIANS = 10_000_000  # about 2.5 GB at degree 3
+BLOCK = 1 << 18  # Gaussians between two ticks
 GEOLRM_UNIT = 1 / HALF
 """World units per unit of GeoLRM's .ply. The published writer leaves positions and sizes as the networks give them, in the cube
 [-0.5, 0.5]^3, and tells no camera's distance; so that cube becomes the world's, [-1, 1]^3."""
@@ -53,10 +56,12 @@ def save_splats(splats: Splats, path: Path | str) -> None:
     write_files(path.parent, {path.name: data})
 
 
-def load_splats(path: Path | str) -> Splats:
-    """Reads a .ply (the reference layout in any order and with extras, or GeoLRM's activated one), a .splat or an .spz.
+def load_splats(path: Path | str, *, tick: Tick = no_tick) -> Splats:
+    """Reads a .ply (the reference layout in any order and with extras, that of 2D Gaussian splatting, or GeoLRM's activated one), a
+    .splat or an .spz.
 
-    Gaussians with numbers that are not finite, or without size or orientation, are left out, and the log says how many.
+    Gaussians with numbers that are not finite or beyond LARGEST, or without size or orientation, are left out; flat ones get a least
+    thickness. The log says how many.
 
     Raises:
         ValueError: no such file, cut short, another layout, no Gaussians, or more than MOST_GAUSSIANS of them (said before any is read).
@@ -68,16 +73,26 @@ def load_splats(path: Path | str) -> Splats:
     from_geolrm = False
     try:
         if suffix == ".ply":
-            rows, from_geolrm = splat_ply.read(path, MOST_GAUSSIANS)
+            rows, from_geolrm = splat_ply.read(path, MOST_GAUSSIANS, tick=tick)
         else:
-            rows = (splat_packed.read_splat if suffix == ".splat" else splat_packed.read_spz)(path, MOST_GAUSSIANS)
+            rows = (splat_packed.read_splat if suffix == ".splat" else splat_packed.read_spz)(path, MOST_GAUSSIANS, tick=tick)
     except OSError as error:
         raise ValueError(f"The splat file {path} cannot be read: {error.strerror or error}.") from error
-    splats = _usable(rows, path.name)
+    splats = _usable(rows, path.name, tick)
     if from_geolrm:
-        log.info("Lathe: %s is a PLY of GeoLRM; it is turned from GeoLRM's own frame and doubled in size.", path.name)
         return splats_from_geolrm(splats, GEOLRM_UNIT)
-    return turn_upside(splats)
+    return _turned(splats, tick)
+
+
+def _turned(splats: Splats, tick: Tick) -> Splats:
+    """`turn_upside` block by block, in the memory of the splats, which nobody else has."""
+    for first in range(0, len(splats), BLOCK):
+        tick(first, len(splats))
+        part = slice(first, first + BLOCK)
+        turned = turn_upside(Splats(**{name: values[part] for name, values in vars(splats).items()}))
+        for name, values in vars(turned).items():
+            getattr(splats, name)[part] = values
+    return splats
 
 
 def _plain(splats: Splats) -> Splats:
@@ -87,22 +102,35 @@ def _plain(splats: Splats) -> Splats:
     return Splats(**parts)
 
 
-def _usable(rows: dict[str, Tensor], name: str) -> Splats:
+def _usable(rows: dict[str, Tensor], name: str, tick: Tick) -> Splats:
     """Splats of the rows that describe a Gaussian; `rows` as the attributes of Splats, activated, as they stand in the file."""
     count = len(rows["positions"])
     if count == 0:
         raise ValueError(f"{name} holds no Gaussians.")
     good = torch.ones(count, dtype=torch.bool)
-    for values in rows.values():
-        good &= torch.isfinite(values.reshape(count, -1)).all(1)
-    good &= (rows["scales"] > 0).all(1) & (rows["rotations"].norm(dim=-1) > 1e-8)
+    for first in range(0, count, BLOCK):
+        tick(first, count)
+        for values in rows.values():
+            low, high = torch.aminmax(
+                values[first : first + BLOCK].flatten(1) if values.ndim > 1 else values[first : first + BLOCK, None], dim=1
+            )
+            good[first : first + BLOCK] &= (low >= -LARGEST) & (high <= LARGEST)  # false for NaN too
+    rows["scales"], flat = with_thickness(rows["scales"])
+    rotations = rows["rotations"].double()
+    good &= (rows["scales"] > 0).all(1) & (rotations.norm(dim=-1) > 1e-8)
+    flat &= good
     lost = count - int(good.sum())
     if lost == count:
-        raise ValueError(f"{name} holds {count} Gaussians, but all have NaN or infinite numbers, no size or no orientation.")
+        raise ValueError(f"{name} holds {count} Gaussians, but all have NaN, infinite or too large numbers, no size or no orientation.")
+    if bool(flat.any()):
+        log.warning(
+            "Lathe: %d of the %d Gaussians of %s are flat, as in 2D Gaussian splatting; they get a thickness of 1/%d of their length.",
+            int(flat.sum()), count, name, round(1 / THICKNESS),
+        )  # fmt: skip
     if lost:
-        reason = "NaN or infinite numbers, no size or no orientation"
+        reason = "NaN, infinite or too large numbers, no size or no orientation"
         log.warning("Lathe: %d of the %d Gaussians of %s are left out: %s.", lost, count, name, reason)
-        rows = {key: values[good] for key, values in rows.items()}
-    rows["rotations"] = torch.nn.functional.normalize(rows["rotations"], dim=-1)
+        rows, rotations = {key: values[good] for key, values in rows.items()}, rotations[good]
+    rows["rotations"] = torch.nn.functional.normalize(rotations, dim=-1).float()
     rows["opacities"] = rows["opacities"].clamp(0, 1)
     return Splats(**rows)

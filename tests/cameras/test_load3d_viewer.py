@@ -95,3 +95,74 @@ def test_bad_cameras_are_refused():
     shifted.K[0, 2] = 0.6
     with pytest.raises(ValueError, match="middle"):
         viewer.to_load3d(shifted, 0, own)
+
+
+GOOD = {"position": {"x": 0, "y": 0, "z": 4}, "target": {"x": 0, "y": 0, "z": 0}, "fov": 30, "cameraType": "perspective"}
+
+
+def test_a_list_of_cameras_gives_as_many_views():
+    orbit = orbits.orbit_cameras(5, elevation=20, radius=3.0, fov=40)
+    own = viewer.own_space()
+    infos = [viewer.to_load3d(orbit, view, own) for view in range(5)]
+    cameras = viewer.cameras_from_load3d(viewer.camera_list(infos), [own] * 5)
+    torch.testing.assert_close(cameras.c2w, orbit.c2w, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cameras.K, orbit.K, atol=1e-5, rtol=0)
+    assert cameras.names == tuple(f"viewer {i}" for i in range(5))
+    named = viewer.cameras_from_load3d([{**GOOD, "name": "left"}, GOOD], [own] * 2)
+    assert named.names == ("left", "viewer 1")
+    for one in (GOOD, [GOOD], (GOOD,)):
+        assert viewer.cameras_from_load3d(viewer.camera_list(one), [own]).names == ("viewer",)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "empty: move the viewer's camera"),
+        ([], "an empty list"),
+        ((), "an empty list"),
+        ("camera", "a str"),
+        (3, "a int"),
+        ([GOOD, None], "camera 1 of 2 is empty"),
+        ([[GOOD], GOOD], "camera 0 of 2 is a list"),
+        ([GOOD, GOOD, "x"], "camera 2 of 3 is a str"),
+    ],
+)
+def test_what_is_no_list_of_cameras_is_refused(value, words):
+    with pytest.raises(ValueError, match=words):
+        viewer.camera_list(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"position": None}, "no position"),
+        ({"position": [0, 0, 4]}, "no position"),
+        ({"position": {"x": 0, "z": 4}}, "position .* incomplete: x, y, z"),
+        ({"position": {"x": 0, "y": None, "z": 4}}, r"position\.y .* None"),
+        ({"position": {"x": 0, "y": math.nan, "z": 4}}, r"position\.y .* nan"),
+        ({"position": {"x": 0, "y": 10**400, "z": 4}}, r"position\.y .* 1000"),
+        ({"position": {"x": 0, "y": "up", "z": 4}}, r"position\.y .* up"),
+        ({"target": None}, "neither a target nor a quaternion"),
+        ({"target": {"x": 0}}, "target .* incomplete"),
+        ({"target": "origin"}, "target .* incomplete"),
+        ({"quaternion": {"x": 0, "y": 0, "z": 1}}, "quaternion .* incomplete"),
+        ({"quaternion": [0, 0, 0, 1]}, "quaternion .* incomplete"),
+        ({"fov": 180}, "fov between 0 and 180"),
+        ({"fov": -20}, "fov between 0 and 180"),
+        ({"fov": "wide"}, "fov .* wide"),
+        ({"zoom": -1}, "zoom above 0"),
+        ({"cameraType": "orthographic"}, "orthographic"),
+    ],
+)
+def test_a_broken_camera_of_a_list_is_named(change, words):
+    own = viewer.own_space()
+    with pytest.raises(ValueError, match=words):
+        viewer.from_load3d({**GOOD, **change}, own)
+    with pytest.raises(ValueError, match=f"camera 1 of 2: .*{words}"):
+        viewer.cameras_from_load3d([GOOD, {**GOOD, **change}], [own] * 2)
+
+
+@pytest.mark.parametrize("info", [[None], ["x"], [{"scale": 2}], [{"scale": {"x": 1}}], [{"position": {"x": "a", "y": 0, "z": 0}}]])
+def test_a_broken_place_of_the_model_is_refused_in_words(info):
+    with pytest.raises(ValueError, match="viewer"):
+        viewer.choose_frame(newer_viewer=True, bounds=None, model_info=info)
