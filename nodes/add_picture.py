@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from comfy_api.latest import io
 from torch.nn.functional import interpolate
 
 from ..pipelines.cameras import join_and_select
 from ..pipelines.data.cameras import Cameras
-from ..pipelines.data.views import count_assets
-from .core.images import images_in, images_out, masks_in, masks_out
+from ..pipelines.data.views import SQUEEZED, count_assets, match_cameras
+from .core.images import images_in, images_out, masks_out, object_masks_in
 from .core.schema import CAMERAS, IMAGE, MASK, schema, widget
 
 CATEGORY = "3d/Lathe/Views"
@@ -54,19 +56,35 @@ class LatheAddPicture(io.ComfyNode):
     def execute(cls, picture, picture_mask, images, masks, cameras, elevation) -> io.NodeOutput:
         from ..pipelines.cameras.picture_camera import place_picture
 
-        pictures, silhouettes = images_in(picture), masks_in(picture_mask)
-        views, view_masks = images_in(images), masks_in(masks)
+        pictures, silhouettes = images_in(picture), object_masks_in(picture_mask, "picture_mask")
+        views, view_masks = images_in(images), object_masks_in(masks)
         n_assets = count_assets(len(views), cameras)
         if not len(pictures) == len(silhouettes) == n_assets or len(view_masks) != len(views):
             raise ValueError(
                 f"Add Picture To Views needs one picture and one mask for each asset, and a mask for each view: got {len(pictures)} "
                 f"pictures and {len(silhouettes)} masks for {n_assets} assets, and {len(view_masks)} masks for {len(views)} views."
             )
+        for what, shown, outlines in (("picture", pictures, silhouettes), ("views", views, view_masks)):
+            (height, width), (rows, columns) = shown.shape[2:], outlines.shape[2:]
+            if not 1 / SQUEEZED < width * rows / (height * columns) < SQUEEZED:
+                raise ValueError(
+                    f"Add Picture To Views: the {what} and its mask differ in proportions, {width} x {height} and {columns} x {rows} "
+                    "pixels: wire the mask that belongs to it."
+                )
+        match_cameras(cameras, *views.shape[2:], stage="Add Picture To Views")
         placed = [
             place_picture(silhouettes[b], view_masks[b * cameras.n_views :][: cameras.n_views], cameras.of_asset(b), elevation=elevation)
             for b in range(n_assets)
         ]
         single = Cameras(torch.stack([c.c2w for c in placed]), torch.stack([c.K for c in placed]), placed[0].names)
+        height, width = pictures.shape[2:]
+        if not 1 / SQUEEZED < views.shape[3] * height / (views.shape[2] * width) < SQUEEZED:
+            logging.getLogger(__name__).warning(
+                "Add Picture To Views: the picture is %d x %d pixels and the views are %d x %d; all are padded to squares on white, with "
+                "their cameras.", width, height, views.shape[3], views.shape[2],
+            )  # fmt: skip
+            views, view_masks, cameras = join_and_select.on_squares(views, view_masks, cameras)
+            pictures, silhouettes, single = join_and_select.on_squares(pictures, silhouettes, single)
         size = (max(views.shape[2], pictures.shape[2]), max(views.shape[3], pictures.shape[3]))
         frames = []
         for before, one in ((views, pictures), (view_masks, silhouettes)):

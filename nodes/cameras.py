@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from comfy_api.latest import io
 
@@ -9,6 +11,8 @@ from ..pipelines.cameras import join_and_select, load3d_viewer, orbits, presets
 from .core.files import asset_files, asset_path, file_stamp, output_files, relative_names
 from .core.mesh import mesh_input, meshes_in
 from .core.schema import CAMERAS, IMAGE, LOAD3D_CAMERA, LOAD3D_MODEL_INFO, MASK, NEWER_VIEWER, schema, widget
+
+log = logging.getLogger(__name__)
 
 CATEGORY = "3d/Lathe/Cameras"
 VIEWERS = ["auto", "fitted", "own space"]
@@ -65,7 +69,13 @@ class LatheCameraPreset(io.ComfyNode):
                     tooltip="Camera distance from the origin; the object fits the cube from -1 to 1. 0 keeps the preset's own.",
                 ),
             ],
-            outputs=[CAMERAS.Output(display_name="cameras", tooltip="One camera for each view, named by azimuth and elevation.")],
+            outputs=[
+                CAMERAS.Output(
+                    display_name="cameras",
+                    tooltip="One camera for each view, named by azimuth and elevation. The field of view is vertical; pictures that are "
+                    "not square bring their own proportions.",
+                )
+            ],
         )
 
     @classmethod
@@ -136,7 +146,16 @@ class LatheOrbitCameras(io.ComfyNode):
                     step=0.1,
                     tooltip="Distance from the origin. The object fits the cube from -1 to 1, so 4 with a 30 degree lens shows it whole.",
                 ),
-                widget(io.Float, "fov", default=30.0, min=1.0, max=170.0, step=0.1, tooltip="Field of view in degrees."),
+                widget(
+                    io.Float,
+                    "fov",
+                    default=30.0,
+                    min=1.0,
+                    max=170.0,
+                    step=0.1,
+                    tooltip="Vertical field of view in degrees. The width follows from the pictures' proportions where the cameras meet "
+                    "pictures.",
+                ),
                 widget(
                     io.Float,
                     "start",
@@ -213,7 +232,11 @@ class LatheCamerasFromLoad3D(io.ComfyNode):
             description="Turns the camera of ComfyUI's 3D viewer (Load 3D) into a Lathe camera, for Render Views or a picture made there.",
             search_aliases=["load3d camera", "viewer camera", "camera info"],
             inputs=[
-                LOAD3D_CAMERA.Input("camera_info", tooltip="The camera of Load 3D, or of core's Create Camera Info."),
+                LOAD3D_CAMERA.Input(
+                    "camera_info",
+                    tooltip="The camera of Load 3D, or of core's Create Camera Info; a list of them, as core's Batch Cameras gives, "
+                    "makes as many views.",
+                ),
                 *_viewer_inputs(),
                 widget(
                     LOAD3D_MODEL_INFO,
@@ -229,17 +252,19 @@ class LatheCamerasFromLoad3D(io.ComfyNode):
                     max=20.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Width divided by height of the pictures this camera is for. 1 is a square picture.",
+                    tooltip="Width divided by height of the pictures this camera is for. 1 takes the proportions of whatever pictures it "
+                    "meets.",
                 ),
             ],
-            outputs=[CAMERAS.Output(display_name="cameras", tooltip="One camera.")],
+            outputs=[CAMERAS.Output(display_name="cameras", tooltip="One camera, or those of the list in its order.")],
         )
 
     @classmethod
     def execute(cls, camera_info, viewer, aspect, mesh=None, model_3d_info=None) -> io.NodeOutput:
-        newer = "fov" in camera_info if viewer == "auto" else viewer == "own space"
-        frame = load3d_viewer.choose_frame(newer_viewer=newer, bounds=_bounds(mesh), model_info=model_3d_info)
-        return io.NodeOutput(load3d_viewer.from_load3d(camera_info, frame, aspect))
+        infos, bounds = load3d_viewer.camera_list(camera_info), _bounds(mesh)
+        newer = ["fov" in info if viewer == "auto" else viewer == "own space" for info in infos]
+        frames = [load3d_viewer.choose_frame(newer_viewer=new, bounds=bounds, model_info=model_3d_info) for new in newer]
+        return io.NodeOutput(load3d_viewer.cameras_from_load3d(infos, frames, aspect))
 
 
 class LatheCamerasToLoad3D(io.ComfyNode):
@@ -265,6 +290,8 @@ class LatheCamerasToLoad3D(io.ComfyNode):
     def execute(cls, cameras, view, viewer, mesh=None) -> io.NodeOutput:
         if view >= cameras.n_views:
             raise ValueError(f"There is no view {view}: this set has {cameras.n_views} (0 to {cameras.n_views - 1}).")
+        if cameras.n_assets not in (None, 1):
+            log.warning("Cameras To Load3D: the cameras are posed for %d assets; those of the first are taken.", cameras.n_assets)
         newer = NEWER_VIEWER if viewer == "auto" else viewer == "own space"
         bounds = _bounds(mesh)
         frame = load3d_viewer.choose_frame(newer_viewer=newer, bounds=bounds)
@@ -318,7 +345,10 @@ class LatheSaveCameras(io.ComfyNode):
             search_aliases=["transforms.json", "export cameras", "nerf cameras"],
             is_output_node=True,
             inputs=[
-                CAMERAS.Input("cameras", tooltip="The cameras to write."),
+                CAMERAS.Input(
+                    "cameras",
+                    tooltip="The cameras to write. Those of Orbit Cameras and Camera Preset are written for square pictures.",
+                ),
                 widget(
                     io.String,
                     "filename_prefix",

@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from .core import progress
-from .core.images import images_in, images_out, masks_in
+from .core.images import images_in, images_out, object_masks_in
 from .core.schema import CAMERAS, IMAGE, MASK, schema, widget
 
 CATEGORY = "3d/Lathe/Cameras"
@@ -90,7 +90,7 @@ class LatheEstimateElevation(io.ComfyNode):
         from ..pipelines.plots.elevation import estimate_picture
         from ..pipelines.weights import mini_models
 
-        pixels, silhouettes = images_in(images), masks_in(masks)
+        pixels, silhouettes = images_in(images), object_masks_in(masks)
         elevation.check_frames(pixels, silhouettes, cameras)
         net = None if method == "silhouettes" else mini_models.load_elevation()
         estimates = elevation.estimate_elevation(

@@ -7,14 +7,15 @@ from comfy_api.latest import io
 
 from ..pipelines.data.mesh import Mesh
 from ..pipelines.data.progress import Tick, part_of
-from ..pipelines.data.views import count_assets
+from ..pipelines.data.views import count_assets, match_cameras
 from .core import memory, progress
 from .core.files import asset_files, asset_path, file_stamp, output_files, relative_names
-from .core.images import images_in, masks_in
+from .core.images import images_in, object_masks_in
 from .core.mesh import mesh_input, meshes_in, to_core_mesh
 from .core.schema import CAMERAS, FIELD, IMAGE, MASK, MESH, schema, widget
 
 CATEGORY = "3d/Lathe/Mesh"
+MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".stl", ".ply", ".off")
 TEXTURE_SIZES = ["512", "1024", "2048", "4096"]
 
 
@@ -84,7 +85,10 @@ class LatheSimplifyMesh(io.ComfyNode):
             description="Reduces a mesh to a number of faces by quadric edge collapse; do it before unwrapping, whose time grows fast.",
             search_aliases=["decimate", "reduce faces", "low poly", "polygon count"],
             inputs=[
-                mesh_input("mesh", tooltip="The mesh to simplify. A texture turns into vertex colours: bake a new one afterwards."),
+                mesh_input(
+                    "mesh",
+                    tooltip="The mesh to simplify. A texture turns into vertex colours, other maps are lost: bake a texture afterwards.",
+                ),
                 widget(io.Int, "faces", default=20000, min=100, max=5_000_000, step=100, tooltip="How many triangles to keep, about."),
             ],
             outputs=[MESH.Output(display_name="mesh", tooltip="The simpler mesh; one with fewer faces stays as it is.")],
@@ -110,7 +114,7 @@ class LatheUnwrapMesh(io.ComfyNode):
             node_id="LatheUnwrapMesh",
             display_name="Unwrap Mesh",
             category=CATEGORY,
-            description="Cuts a mesh into charts and lays them out as UVs (xatlas), which baking needs. Cancel ends it at once.",
+            description="Cuts a mesh into charts and lays them out as UVs (xatlas), which baking needs. Textures are resampled to them.",
             search_aliases=["uv unwrap", "xatlas", "uvs", "texture coordinates"],
             inputs=[
                 mesh_input("mesh", tooltip="The mesh to unwrap, best with at most some ten thousand faces."),
@@ -119,7 +123,7 @@ class LatheUnwrapMesh(io.ComfyNode):
                     "texture_size",
                     options=TEXTURE_SIZES,
                     default="1024",
-                    tooltip="Side of the texture the charts are meant for: it sets the gaps between them.",
+                    tooltip="Side of the texture the charts are meant for: it sets the gaps between them, and the size of resampled textures.",
                 ),
             ],
             outputs=[MESH.Output(display_name="mesh", tooltip="The mesh with UVs; vertices on seams are doubled.")],
@@ -170,7 +174,7 @@ class LatheBakeFieldTexture(io.ComfyNode):
 
 
 def _textures(meshes: list[Mesh]) -> torch.Tensor:
-    return torch.stack([m.texture for m in meshes if m.texture is not None])
+    return torch.stack([m.texture[..., :3] for m in meshes if m.texture is not None])
 
 
 class LatheBakeViewsTexture(io.ComfyNode):
@@ -229,9 +233,12 @@ class LatheBakeViewsTexture(io.ComfyNode):
         from ..pipelines.meshes import bake_texture
 
         meshes, tick = meshes_in(mesh), progress.tick_for(cls)
-        pixels, mask = images_in(images), None if masks is None else masks_in(masks)
+        pixels, mask = images_in(images), None if masks is None else object_masks_in(masks)
         if count_assets(len(pixels), cameras) != len(meshes):
             raise ValueError(f"{len(pixels)} images of {cameras.n_views} views are not {len(meshes)} assets: give each mesh its views.")
+        if mask is not None and len(mask) != len(pixels):
+            raise ValueError(f"Bake Views Texture: {len(pixels)} images need as many masks, not {len(mask)}.")
+        cameras = match_cameras(cameras, *pixels.shape[2:], stage="Bake Views Texture")
         weights = _numbers(view_weights, cameras.n_views)
         baked, coverage = [], []
         for i, one in enumerate(meshes):
@@ -267,14 +274,14 @@ class LatheLoadMesh(io.ComfyNode):
             node_id="LatheLoadMesh",
             display_name="Load Mesh",
             category=CATEGORY,
-            description="Reads a GLB or OBJ file with its texture as a MESH.",
-            search_aliases=["import mesh", "load glb", "load obj", "open 3d model"],
+            description="Reads a mesh file (GLB, glTF, OBJ, PLY, STL, OFF) with its textures, colours and material as a MESH.",
+            search_aliases=["import mesh", "load glb", "load gltf", "load obj", "load stl", "load ply", "open 3d model"],
             inputs=[
                 widget(
                     io.Combo,
                     "file",
-                    options=asset_files(".glb", ".obj"),
-                    tooltip="A .glb or .obj file in ComfyUI's input folder, or one saved below output/lathe (marked [output]).",
+                    options=asset_files(*MESH_SUFFIXES),
+                    tooltip="A mesh file in ComfyUI's input folder, or one saved below output/lathe (marked [output]).",
                 ),
                 widget(
                     io.Boolean,
@@ -284,7 +291,7 @@ class LatheLoadMesh(io.ComfyNode):
                     "Leave it off for meshes made with Lathe.",
                 ),
             ],
-            outputs=[MESH.Output(display_name="mesh", tooltip="The mesh, with the UVs, texture and colours of the file.")],
+            outputs=[MESH.Output(display_name="mesh", tooltip="The mesh, with the UVs, textures, colours and material of the file.")],
         )
 
     @classmethod
@@ -294,10 +301,8 @@ class LatheLoadMesh(io.ComfyNode):
     @classmethod
     def execute(cls, file, fit) -> io.NodeOutput:
         from ..pipelines.formats.meshes import load_mesh
-        from ..pipelines.meshes import clean
 
-        mesh = load_mesh(asset_path(file))
-        return io.NodeOutput(to_core_mesh([clean.fit_to_cube(mesh) if fit else mesh]))
+        return io.NodeOutput(to_core_mesh([load_mesh(asset_path(file), fit=fit, tick=progress.tick_for(cls))]))
 
 
 class LatheSaveMesh(io.ComfyNode):
@@ -309,8 +314,8 @@ class LatheSaveMesh(io.ComfyNode):
             node_id="LatheSaveMesh",
             display_name="Save Mesh",
             category=CATEGORY,
-            description="Writes a mesh with UVs, texture and colours as GLB or OBJ into the output folder, on every version of ComfyUI. "
-            "Wire the path to Preview 3D to look at it.",
+            description="Writes a mesh with UVs, textures, colours and material as GLB or OBJ into the output folder, on every version of "
+            "ComfyUI. Wire the path to Preview 3D to look at it.",
             search_aliases=["export glb", "export obj", "save glb", "save 3d model"],
             is_output_node=True,
             inputs=[
@@ -326,7 +331,8 @@ class LatheSaveMesh(io.ComfyNode):
                     "format",
                     options=["glb", "obj"],
                     default="glb",
-                    tooltip="glb: one file with everything in it. obj: with an .mtl and a .png beside it.",
+                    tooltip="glb: one file with everything in it. "
+                    "obj: with an .mtl and pictures beside it; what an OBJ cannot hold is said.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", is_output_list=True, tooltip="The file's name below the output folder.")],

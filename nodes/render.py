@@ -10,6 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..pipelines.data.progress import part_of
+from ..pipelines.data.views import match_cameras
 from .core import memory, progress
 from .core.images import images_out, masks_out
 from .core.mesh import MESH_FILES, meshes_in
@@ -84,6 +85,7 @@ class LatheRenderViews(io.ComfyNode):
         draw, assets = _renderer(asset, samples)
         if cameras.n_assets not in (None, len(assets)):
             raise ValueError(f"The cameras are posed for {cameras.n_assets} assets, but there are {len(assets)}.")
+        cameras = match_cameras(cameras, height, width, stage="Render Views", advice="Set width and height to the cameras' proportions")
         tick, views = progress.tick_for(cls), []
         for i, one in enumerate(assets):
             shared: dict[str, Any] = {"background": color, "supersample": factor, "device": memory.device()}

@@ -14,7 +14,7 @@ from ..pipelines.data.cameras import Cameras
 from ..pipelines.data.progress import Tick, part_of
 from ..pipelines.data.views import count_assets
 from .core import folders, gradients, memory, progress
-from .core.images import alpha_in, images_in, images_out, masks_in, masks_out
+from .core.images import images_in, images_out, masks_out, object_masks_in, outlines_in
 from .core.schema import CAMERAS, IMAGE, MASK, SPLAT, VIEW_MODEL, schema, widget
 from .core.splat import splat_input, splats_in, to_core_splat
 from .splats import PRESETS
@@ -188,7 +188,7 @@ class LatheRenoiseRefine(io.ComfyNode):
                 background=(1.0, 1.0, 1.0) if view_model is None else view_model.model.background,
             )  # fmt: skip
             views = images_in(images).clone()
-            given = alpha_in(images) if masks is None else masks_in(masks)
+            given = outlines_in(images, masks)
             outlines = None if given is None else given.clone()
             if core["model"] is not None:
                 from .core.view_refiner import CoreRenoise
@@ -286,10 +286,11 @@ class LatheRenoiseViews(io.ComfyNode):
         if masks is None:
             given = masks_of_views(views, method)
         else:
-            given = masks_in(masks)
+            given = object_masks_in(masks)
             views = blend_on_background(views, given, view_model.model.background)
         new = view_model.renoise(
-            views, given, images_in(image), None if image_mask is None else masks_in(image_mask), progress.tick_for(cls),
+            views, given, images_in(image), None if image_mask is None else object_masks_in(image_mask, "image_mask"),
+            progress.tick_for(cls),
             level=level, steps=steps, guidance=guidance or None, seed=seed,
         )  # fmt: skip
         return io.NodeOutput(images_out(new), masks_out(masks_of_views(new, method)))
@@ -320,7 +321,7 @@ def view_generators(view_model: LoadedViewModel, image: Tensor, image_mask: Tens
         ValueError: another number of pictures than of assets.
     """
     pictures = images_in(image).clone()
-    masks = None if image_mask is None else masks_in(image_mask).clone()
+    masks = None if image_mask is None else object_masks_in(image_mask, "image_mask").clone()
     if len(pictures) != assets or (masks is not None and len(masks) != assets):
         raise ValueError(f"The views show {assets} assets, but there are {len(pictures)} pictures in `image`: wire one with mask for each.")
     return [ViewRenoise(view_model, pictures[i : i + 1], None if masks is None else masks[i : i + 1], steps) for i in range(assets)]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..pipelines.cameras.presets import preset_cameras
 from .core import folders, memory, nets, progress
-from .core.images import images_in, images_out, masks_in, masks_out
-from .core.schema import CAMERAS, IMAGE, MASK, VIEW_MODEL, download_input, precision_input, schema, widget
+from .core.images import images_in, images_out, masks_out, object_masks_in
+from .core.schema import CAMERAS, IMAGE, MASK, VIEW_MODEL, Names, download_input, precision_input, schema, widget
 
 if TYPE_CHECKING:
     from ..pipelines.data.progress import Tick
@@ -92,7 +92,7 @@ class LatheLoadViewModel(io.ComfyNode):
                 widget(
                     io.Combo,
                     "unet",
-                    options=[WHITE_UNET, OWN_UNET, *folders.model_files(".bin", ".safetensors")],
+                    options=Names([WHITE_UNET, OWN_UNET, *folders.model_files(".bin", ".safetensors")]),
                     default=WHITE_UNET,
                     tooltip="Which U-Net of Zero123++: InstantMesh's, which paints on white as the reconstruction wants it, or the "
                     "model's own, which paints on grey. The mini model has only its own.",
@@ -105,6 +105,9 @@ class LatheLoadViewModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, unet, precision, download) -> io.NodeOutput:
+        if unet not in (WHITE_UNET, OWN_UNET) and not folders.model_path(unet).is_file():
+            raise ValueError(f"{unet!r} is no file of weights; choose another U-Net in the loader.")
+
         def build() -> ViewModel:
             if model == folders.MINI:
                 from ..pipelines.weights import mini_models
@@ -120,7 +123,7 @@ class LatheLoadViewModel(io.ComfyNode):
             elif unet != OWN_UNET:
                 white = folders.model_path(unet)
             preset = "zero123plus_v1.1" if "1.1" in Path(model).name else "zero123plus_v1.2"
-            return load_zero123plus(folder, white_unet=white, camera_preset=preset, dtype=memory.precision(precision))
+            return load_zero123plus(folder, white_unet=white, camera_preset=preset, dtype=memory.precision(precision), tick=tick)
 
         return io.NodeOutput(LoadedViewModel(build))
 
@@ -185,7 +188,7 @@ class LatheGenerateViews(io.ComfyNode):
 
     @classmethod
     def execute(cls, view_model, image, seed, steps, guidance, sampler, mask=None) -> io.NodeOutput:
-        pixels, masks = images_in(image), None if mask is None else masks_in(mask)
+        pixels, masks = images_in(image), None if mask is None else object_masks_in(mask, "mask")
         views = view_model.generate(
             pixels, masks, progress.tick_for(cls), seed=seed, steps=steps or None, guidance=guidance or None, sampler=sampler
         )

@@ -22,11 +22,12 @@ from torch.nn.functional import interpolate
 
 from ..data.cameras import Cameras
 from ..data.progress import Tick, no_tick, part_of
-from ..data.views import count_assets
+from ..data.views import SQUEEZED, count_assets, match_cameras
 from ..nets.elevation_head import ElevationNet, frame_pictures, spread_frames
 from ..ops import camera_math
 from ..ops.silhouette_contours.dispatch import rim_misses
 from ..ops.silhouette_contours.torch_form import find_rim
+from ..ops.square_pictures import square_views
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ def estimate_elevation(
     if method != "silhouettes" and net is None:
         raise ValueError(f"The method {method!r} needs the learned estimator.")
     n_assets = check_frames(images, masks, cameras)
-    views = cameras.n_views
+    views, cameras = cameras.n_views, match_cameras(cameras, *images.shape[2:], stage="Estimate Elevation")
     orbits = [read_orbit(cameras.of_asset(asset)) for asset in range(n_assets)]
     shown = [_views_with_object(masks[asset * views :][:views], orbits[asset], asset) for asset in range(n_assets)]
     found = []
@@ -234,7 +235,10 @@ def learned_elevation(net: ElevationNet, images: Tensor, masks: Tensor, orbit: O
         images, masks: (V, 3, H, W) and (V, 1, H, W).
     """
     chosen = spread_frames(orbit.azimuths)
-    pictures = frame_pictures(images[chosen], masks[chosen], orbit.K[chosen, 2:], net.view_size)
+    views, K = torch.cat([images[chosen], masks[chosen]], dim=1), orbit.K[chosen]
+    if float(((K[:, 0] * images.shape[3]) / (K[:, 1] * images.shape[2]) - 1).abs().max()) > SQUEEZED - 1:
+        views, K = square_views(views, K, torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    pictures = frame_pictures(views[:, :3], views[:, 3:], K[:, 2:], net.view_size)
     with torch.no_grad():
         degrees = float(torch.rad2deg(net(pictures[None].to(net.place)))[0])
     return ElevationEstimate(degrees, net.deviation, torch.tensor([degrees], dtype=torch.float64), None, degrees)

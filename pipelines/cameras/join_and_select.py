@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from ..data.cameras import Cameras
 from ..data.views import count_assets
+from ..ops.square_pictures import square_views
 
 
 def join_cameras(first: Cameras, second: Cameras) -> Cameras:
@@ -45,10 +49,23 @@ def join_frames(first: Tensor, second: Tensor, first_cameras: Cameras, second_ca
         raise ValueError(f"The first views show {assets} assets, the second {others}: both must show the same assets.")
     if first.shape[1:] != second.shape[1:]:
         raise ValueError(
-            f"The first frames are {_size(first)}, the second {_size(second)}: resize one of them (core's Upscale Image) before joining."
+            f"The first frames are {_size(first)}, the second {_size(second)}: resize one of them (core's Upscale Image) before joining. "
+            "Where their proportions differ, make one set anew in the other's: squeezed or cropped views no longer fit their cameras."
         )
     rows = [frames.reshape(assets, -1, *frames.shape[1:]) for frames in (first, second)]
     return torch.cat(rows, dim=1).flatten(0, 1)
+
+
+def on_squares(images: Tensor, masks: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor, Cameras]:
+    """Views (B*V, 3, H, W), their masks (B*V, 1, h, w) of any size and their cameras on white squares of the longer side."""
+    assets = count_assets(len(images), cameras)
+    fitted = cameras.for_pictures(*images.shape[2:])
+    lenses = fitted.K.expand(assets, -1, -1).flatten(0, 1)
+    if masks.shape[2:] != images.shape[2:]:
+        masks = interpolate(masks, images.shape[2:], mode="bilinear", antialias=True)
+    views, K = square_views(torch.cat([images, masks], dim=1), lenses, torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    K = K[: cameras.n_views] if cameras.n_assets is None else K.reshape(cameras.K.shape)
+    return views[:, :3], views[:, 3:], replace(cameras, K=K)
 
 
 def select_frames(frames: Tensor, cameras: Cameras, views: Sequence[int]) -> Tensor:
@@ -69,9 +86,12 @@ def parse_views(text: str, n_views: int) -> list[int]:
             continue
         first, dash, last = part.partition("-") if part[0] != "-" else (part, "", "")
         try:
-            views += range(int(first), int(last) + 1) if dash else [int(first)]
+            start, end = int(first), int(last if dash else first)
         except ValueError:
-            raise ValueError(f"Views: {part!r} is neither a number nor a range such as 2-5.") from None
+            raise ValueError(f"Views: {reprlib.repr(part)} is neither a number nor a range such as 2-5.") from None
+        if max(abs(start), abs(end)) > n_views:
+            raise ValueError(f"Views: {part} lies outside this set of {n_views} views (0 to {n_views - 1}).")
+        views += range(start, end + 1)
     if not views:
         raise ValueError("Views: name at least one view, for example 0, 2, 4-5.")
     outside = [view for view in views if not -n_views <= view < n_views]

@@ -30,12 +30,12 @@ def place_picture(
     that the picture leaves standing still fills the views' silhouettes. (A hull is larger than its object: boxes alone err.)
 
     Args:
-        picture_mask: (1, S, S), 1 = object.  masks: (V, 1, H, W).  cameras: of the V views.
+        picture_mask: (1, h, w), 1 = object.  masks: (V, 1, H, W).  cameras: of the V views.
         elevation, azimuth: of the picture, degrees, in the frame of `cameras`.
-        radius, fov: distance, and field of view in degrees that a picture without cropping would have.
+        radius, fov: distance, and vertical field of view in degrees that a picture without cropping would have.
 
     Returns:
-        One camera named "picture".
+        One camera named "picture", for pictures of the mask's proportions.
 
     Raises:
         ValueError: the picture's mask is empty, or the views' silhouettes have no volume in common.
@@ -43,6 +43,7 @@ def place_picture(
     silhouette = picture_mask[0] > 0.5
     if not silhouette.any():
         raise ValueError("The picture's mask is empty: 1 marks the object (invert a transparency mask).")
+    cameras = cameras.for_pictures(*masks.shape[2:])
     occupancy, _ = hull_volume(torch.zeros(len(masks), 3, *masks.shape[2:]), masks.float(), cameras, HULL_RES)
     inside = cell_centres(HULL_RES)[occupancy > 0.5]
     if len(inside) == 0:
@@ -51,7 +52,7 @@ def place_picture(
             "look at the views' masks, or reconstruct from the views alone."
         )
     c2w = camera_math.orbit(torch.tensor([azimuth]), torch.tensor([elevation]), radius)
-    plain = camera_math.intrinsics(fov, 1)
+    plain = Cameras(c2w, camera_math.intrinsics(fov, 1), ("plain",)).for_pictures(*silhouette.shape).K
     uv, _ = camera_math.project(inside, c2w, plain)
     hull_low, hull_high = uv[0].amin(0), uv[0].amax(0)
     size = torch.tensor([silhouette.shape[1], silhouette.shape[0]])

@@ -6,12 +6,13 @@ says it), radius in the world of the cube [-1, 1]^3, field of view, and where th
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ..data.cameras import Cameras
+from ..disk.presets import read_preset
 from .orbits import posed_cameras
 
 PRESET_FOLDER = Path(__file__).resolve().parents[1] / "data" / "camera_presets"
@@ -55,17 +56,20 @@ def load_preset(name: str) -> CameraPreset:
     """
     if name not in preset_names():
         raise ValueError(f"There is no camera preset {name!r}; choose one of {', '.join(preset_names())}.")
-    data = json.loads((PRESET_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    elevations = data["elevations"]
-    return CameraPreset(
-        name,
-        data["title"],
-        tuple(map(float, data["azimuths"])),
-        None if elevations is None else tuple(map(float, elevations)),
-        float(data["radius"]),
-        float(data["fov"]),
-        data["source"],
-    )
+
+    def make(data: dict[str, Any]) -> CameraPreset:
+        elevations = data["elevations"]
+        return CameraPreset(
+            name,
+            data["title"],
+            tuple(map(float, data["azimuths"])),
+            None if elevations is None else tuple(map(float, elevations)),
+            float(data["radius"]),
+            float(data["fov"]),
+            data["source"],
+        )
+
+    return read_preset(PRESET_FOLDER / f"{name}.json", make)
 
 
 def preset_cameras(name: str, *, input_azimuth: float = 0.0, elevation: float = 0.0, radius: float | None = None) -> Cameras:

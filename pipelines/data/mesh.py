@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ class Mesh:
         if rows is None:
             return replace(self, faces=faces)
         per_vertex = ("vertices", "uvs", "vertex_colors", "normals", "tangents")
-        taken = {name: None if getattr(self, name) is None else getattr(self, name)[rows] for name in per_vertex}
+        taken: dict[str, Any] = {name: None if getattr(self, name) is None else getattr(self, name)[rows] for name in per_vertex}
         return replace(self, faces=faces, **taken)
 
     def reshaped(self, vertices: Tensor) -> Mesh:

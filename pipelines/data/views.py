@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,10 @@ from torch import Tensor
 
 from .cameras import Cameras
 
+log = logging.getLogger(__name__)
+
 LEAST_VIEW = 16  # pixels a side
+SQUEEZED = 1.02  # a pixel this much wider or higher than square is the sign of another picture
 EMPTY = 0.01  # masks below this show no object
 SOLID = 0.5  # a mask that nowhere exceeds this is empty
 AssetViews = tuple[Tensor, Tensor | None, Cameras]
@@ -36,8 +40,34 @@ def count_assets(n_frames: int, cameras: Cameras, what: str = "images") -> int:
     return assets
 
 
+def match_cameras(cameras: Cameras, height: int, width: int, *, stage: str, advice: str = "") -> Cameras:
+    """The cameras for pictures of this size (`Cameras.for_pictures`); a warning where they are for pictures of other proportions.
+
+    Each stage that meets pictures and cameras calls this once. Pictures that do not have the proportions of their cameras are taken as
+    squeezed, so that the cameras hold; of pictures that were cropped they would not.
+
+    Args:
+        stage: who asks; the warning begins with it.
+        advice: what to do, in place of the advice for pictures that came in.
+    """
+    fitted = cameras.for_pictures(height, width)
+    aspects = fitted.pixel_aspects(height, width)
+    off = (aspects > SQUEEZED) | (aspects < 1 / SQUEEZED)
+    if bool(off.any()):
+        own = f"{width / height / float(aspects[off][0]):.3g}:1"
+        which = "the cameras are" if bool(off.all()) else f"{int(off.sum())} of {off.numel()} cameras are"
+        advice = advice or "If they were cropped instead, crop the cameras too, or export them anew for these pictures"
+        log.warning(
+            "%s: %s for pictures of %s, but these are %.3g:1 (%d x %d pixels): they are taken as squeezed into it. %s.",
+            stage, which, own, width / height, width, height, advice,
+        )  # fmt: skip
+    elif fitted is not cameras:
+        log.info("%s: the cameras take the pictures' proportions, %d x %d; their field of view is the vertical one.", stage, width, height)
+    return fitted
+
+
 def asset_views(images: Tensor, masks: Tensor | None, cameras: Cameras, stage: str) -> list[AssetViews]:
-    """The views of each asset of a batch, all checked.
+    """The views of each asset of a batch, all checked, with the cameras for pictures of their size.
 
     Args:
         images: (B*V, 3, H, W) in [0, 1], asset-major.
@@ -55,7 +85,8 @@ def asset_views(images: Tensor, masks: Tensor | None, cameras: Cameras, stage: s
     own = [(images[row], None if masks is None else masks[row], cameras.of_asset(i)) for i, row in enumerate(rows)]
     for asset in own:
         check_views(*asset, stage)
-    return own
+    matched = match_cameras(cameras, *images.shape[2:], stage=stage)
+    return [(pictures, outlines, matched.of_asset(i)) for i, (pictures, outlines, _) in enumerate(own)]
 
 
 def check_views(images: Tensor, masks: Tensor | None, cameras: Cameras, stage: str) -> None:

@@ -80,7 +80,7 @@ class Targets:
     Attributes:
         images: (V, 3, H, W) on the device, over the background.
         masks: (V, 1, H, W) or None.
-        cameras: those of the views that are left.
+        cameras: those of the views that are left, for pictures of their size.
         height, width: pixels.
 
     Raises:
@@ -109,7 +109,7 @@ class Targets:
         self.images = on_background(images, masks, settings.background)[useful].to(device, torch.float32).clone()
         self.masks = None if masks is None else masks[useful].to(device, torch.float32).clone()
         self.height, self.width = images.shape[2:]
-        self.cameras = cameras.select(useful)
+        self.cameras = cameras.select(useful).for_pictures(self.height, self.width)
         self._waiting: list[int] = []
         self._small = losses.fitting_size(self.height, self.width, settings.perceptual_size)
         if min(self._small) < LEAST_SIDE:

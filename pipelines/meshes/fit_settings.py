@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from ..disk.presets import read_preset
 from ..fitting.targets import memory_of_views
 from ..ops.losses import LossWeights
 
@@ -97,9 +98,12 @@ def load_mesh_preset(name: str) -> MeshFitSettings:
     """
     if name not in mesh_preset_names():
         raise ValueError(f"There is no mesh fit preset {name!r}; choose one of {', '.join(mesh_preset_names())}.")
-    data = json.loads((PRESET_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     parts = {"weights": LossWeights, "rates": SurfaceRates, "regularisers": Regularisers}
-    return MeshFitSettings(**{key: parts[key](**value) if key in parts else value for key, value in data.items()})
+
+    def make(data: dict[str, Any]) -> MeshFitSettings:
+        return MeshFitSettings(**{key: parts[key](**value) if key in parts else value for key, value in data.items()})
+
+    return read_preset(PRESET_FOLDER / f"{name}.json", make)
 
 
 def estimate_memory(views: int, height: int, width: int, settings: MeshFitSettings) -> int:

@@ -34,7 +34,9 @@ def resample(old: Mesh, new: Mesh, rows: Tensor, size: int, tick: Tick = no_tick
         return {}
     largest = max(max(image.shape[:2]) for image in maps.values())
     if largest > size:
-        log.warning("Unwrap Mesh: pictures of up to %d pixels were resampled to %d; a larger texture_size keeps more of them.", largest, size)
+        log.warning(
+            "Unwrap Mesh: pictures of up to %d pixels were resampled to %d; a larger texture_size keeps more of them.", largest, size
+        )
     sources = {name: _at_most(image, 2 * size) for name, image in maps.items()}
     frames = _Frames(old, new) if "normal_map" in maps else None
     made = {name: torch.zeros(size * size, image.shape[2]) for name, image in maps.items()}
@@ -74,15 +76,15 @@ class _Frames:
         """Values (T, 3) of the old normal map, as values of the new one."""
         up = F.normalize(part.read(self._normals, self._faces), dim=1)
         vector = colors * 2 - 1
-        along, across = _orthonormal(*(axis[part.face] for axis in self._old), up)
+        along, across = _orthonormal(self._old, part.face, up)
         there = vector[:, :1] * along + vector[:, 1:2] * across
-        along, across = _orthonormal(*(axis[part.face] for axis in self._new), up)
+        along, across = _orthonormal(self._new, part.face, up)
         turned = torch.stack([(there * along).sum(1), (there * across).sum(1), vector[:, 2]], dim=1)
         return turned / 2 + 0.5
 
 
 def _uv_axes(vertices: Tensor, faces: Tensor, uvs: Tensor) -> tuple[Tensor, Tensor]:
-    """Direction of growing u on each face (F, 3), and the side (F, 1) on which v falls: +1 or -1 times normal x direction."""
+    """Direction of growing u on each face (F, 3), and the side (F, 1) of it on which v falls: +1 or -1 times normal x direction."""
     a, b, c = vertices[faces].unbind(1)
     (du1, dv1), (du2, dv2) = ((uvs[faces[:, i]] - uvs[faces[:, 0]]).unbind(1) for i in (1, 2))
     determinant = (du1 * dv2 - du2 * dv1)[:, None]
@@ -91,6 +93,8 @@ def _uv_axes(vertices: Tensor, faces: Tensor, uvs: Tensor) -> tuple[Tensor, Tens
     return along, -sign
 
 
-def _orthonormal(along: Tensor, side: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+def _orthonormal(axes: tuple[Tensor, Tensor], face: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit directions (T, 3) of u, and of falling v, in the planes across `up`."""
+    along = axes[0][face]
     along = F.normalize(along - (along * up).sum(1, keepdim=True) * up, dim=1)
-    return along, side * torch.linalg.cross(up, along)
+    return along, axes[1][face] * torch.linalg.cross(up, along)

@@ -26,8 +26,8 @@ def unwrap(mesh: Mesh, *, texture_size: int = 1024, tick: Tick = no_tick) -> Mes
     """The mesh with uvs in the unit square, charts apart by a few texels of a texture of `texture_size` (xatlas).
 
     Vertices are repeated along seams, faces keep their order. Texture and maps of old uvs are resampled to the new ones at
-    `texture_size`; tangents, which follow the uvs, are dropped. The work is done in a child process, which ends at once when `tick` raises; `tick` is called ten times a second with a
-    guess of how far it is.
+    `texture_size`; tangents, which follow the uvs, are dropped. The work is done in a child process, which ends at once when `tick`
+    raises; `tick` is called ten times a second with a guess of how far it is.
 
     Raises:
         ValueError: no faces, or more than 200 000 (time grows faster than their number): simplify first.

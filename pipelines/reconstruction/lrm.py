@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,10 @@ from torch import Tensor
 from ..data.cameras import Cameras
 from ..data.field import Field
 from ..data.progress import Tick, no_tick, part_of
-from ..data.views import count_assets
+from ..data.views import SQUEEZED, count_assets, match_cameras
 from ..nets.attention import Attention
 from ..nets.triplane_lrm import LRMConfig, TriplaneLRM
+from ..ops.square_pictures import square_views, warn_of_padding
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def reconstruct(
 
     Args:
         lrm: the loaded network.
-        images: (B*V, 3, H, W) in [0, 1], the V views of an asset one after another; resized to the network's size. Where masks are None
-            their background must be the network's.
+        images: (B*V, 3, H, W) in [0, 1], the V views of an asset one after another; padded to squares, and resized to the network's
+            size. Where masks are None their background must be the network's.
         masks: (B*V, 1, H, W), 1 = object, to put the views on the network's background; or None.
         cameras: the V views' cameras, or B times V of them.
         device: where the caller wants it computed; the network must be there already. None takes the network's place.
@@ -72,6 +73,8 @@ def reconstruct(
         ValueError: views and cameras that do not match, pixels that are not numbers, views without an object.
     """
     n_assets = check_views(images, masks, cameras)
+    cameras = match_cameras(cameras, *images.shape[2:], stage="Reconstruct")
+    warn_of_padding("Reconstruct", images, "Square views show the object larger, and finer.")
     here = next(lrm.net.parameters()).device
     if device is not None and torch.device(device).type != here.type:
         raise ValueError(f"The network is on {here}, but is to run on {device}: move it there first.")
@@ -79,9 +82,9 @@ def reconstruct(
     with torch.no_grad():
         for asset in range(n_assets):
             rows = slice(asset * cameras.n_views, (asset + 1) * cameras.n_views)
-            views, own_masks = _fit(images[rows], None if masks is None else masks[rows], lrm)
+            views, own_masks, own = _fit(images[rows], None if masks is None else masks[rows], cameras.of_asset(asset), lrm)
             own_tick = part_of(tick, asset, n_assets)
-            fields.append(lrm.net.field(views, own_masks, cameras.of_asset(asset), dtype=dtype, attention=attention, tick=own_tick))
+            fields.append(lrm.net.field(views, own_masks, own, dtype=dtype, attention=attention, tick=own_tick))
     return fields
 
 
@@ -108,17 +111,22 @@ def check_views(images: Tensor, masks: Tensor | None, cameras: Cameras) -> int:
     return n_assets
 
 
-def _fit(images: Tensor, masks: Tensor | None, lrm: LRM) -> tuple[Tensor, Tensor | None]:
-    """Views on the network's background at its size, and their masks."""
+def _fit(images: Tensor, masks: Tensor | None, cameras: Cameras, lrm: LRM) -> tuple[Tensor, Tensor | None, Cameras]:
+    """Views of one asset on the network's background at its size, their masks and their cameras."""
     images = images.float().clamp(0, 1)
     if masks is not None:
         masks = masks.float().clamp(0, 1)
         images = images * masks + torch.tensor(lrm.background, device=images.device)[:, None, None] * (1 - masks)
+    aspects = cameras.pixel_aspects(*images.shape[2:])
+    if images.shape[2] != images.shape[3] or float((aspects - 1).abs().max()) > SQUEEZED - 1:
+        canvas = torch.tensor([*lrm.background, *([] if masks is None else [0.0])])
+        views, K = square_views(images if masks is None else torch.cat([images, masks], dim=1), cameras.K, canvas)
+        images, masks, cameras = views[:, :3], None if masks is None else views[:, 3:], replace(cameras, K=K)
     size = (lrm.view_size, lrm.view_size)
     if images.shape[2:] != size:
         images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
         masks = None if masks is None else F.interpolate(masks, size, mode="bilinear", antialias=True)
-    return images, masks
+    return images, masks, cameras
 
 
 def estimate_memory(config: LRMConfig, n_views: int, dtype: torch.dtype = torch.float32) -> int:

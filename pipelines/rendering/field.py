@@ -11,7 +11,7 @@ from ..data.field import Field
 from ..data.progress import Tick, no_tick
 from ..ops import camera_math, field_rays
 from .mesh import to_pixels
-from .views import RenderedViews, check_request, preview_of
+from .views import RenderedViews, preview_of, requested_cameras
 
 RAYS_AT_ONCE = 4096
 
@@ -37,7 +37,7 @@ def render_field(
 
     Args and errors: as for `render_mesh`; `tick` is called after each chunk of rays.
     """
-    check_request(cameras, height, width, supersample)
+    cameras = requested_cameras(cameras, height, width, supersample)
     device = torch.device(device)
     field = field.to(device)
     trace = field_rays.trace_density if field.kind == "density" else field_rays.trace_sdf

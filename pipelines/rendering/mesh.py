@@ -43,8 +43,8 @@ def render_mesh(
 
     Where its material's alpha counts, what is see-through shows what lies behind (16 layers at most); depth and normal are then
     those of the first that is more than half opaque. Normals are the mesh's own, else those of the vertices, weighted by face area,
-    smooth across texture seams; a face seen from behind shows the opposite one. Silhouettes are antialiased; `supersample=2` also smooths fine textures. Differentiable with respect to the mesh's
-    tensors. A mesh without faces gives the background.
+    smooth across texture seams; a face seen from behind shows the opposite one. Silhouettes are antialiased; `supersample=2` also
+    smooths fine textures. Differentiable with respect to the mesh's tensors. A mesh without faces gives the background.
 
     Args:
         cameras: V cameras of one asset; those of a square frame take the proportions of the pictures.
@@ -101,7 +101,10 @@ class _MeshScene:
             picture, solid = self._layers(pos, front, shade)
         else:
             covered = (front[0] >= 0)[..., None]
-            picture, solid = torch.cat([torch.where(covered, self._albedo(*front[:2])[..., :3], shade), covered.to(pos.dtype)], dim=-1), front
+            picture, solid = (
+                torch.cat([torch.where(covered, self._albedo(*front[:2])[..., :3], shade), covered.to(pos.dtype)], dim=-1),
+                front,
+            )
         face, bary, _ = solid
         depth = interpolate(pos[0, :, 3:], self.welded, face, bary)
         picture = antialias(picture, pos, self.welded, front[0], front[2], self.topology).clamp(0, 1)
@@ -112,7 +115,8 @@ class _MeshScene:
         """Colours and mask (1, H, W, 4) of what is seen through the layers in front, and the first solid layer of each pixel."""
         layer = front
         face, bary, zw = (torch.full_like(front[0], -1), torch.zeros_like(front[1]), torch.zeros_like(front[2]))
-        picture, left = 0.0, torch.ones_like(front[2])[..., None]
+        left = torch.ones_like(front[2])[..., None]
+        picture = torch.zeros_like(left)
         for _ in range(MOST_LAYERS):
             there = (layer[0] >= 0)[..., None]
             color = self._albedo(*layer[:2])

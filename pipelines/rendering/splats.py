@@ -13,7 +13,7 @@ from ..data.splats import Splats
 from ..ops.quaternions import rotation_matrices
 from ..ops.splat_raster.dispatch import render_gaussians, splat_cameras
 from .mesh import to_pixels
-from .views import RenderedViews, check_request, preview_of
+from .views import RenderedViews, preview_of, requested_cameras
 
 
 def render_splats(
@@ -35,7 +35,7 @@ def render_splats(
 
     Args and errors: as for `render_mesh`.
     """
-    check_request(cameras, height, width, supersample)
+    cameras = requested_cameras(cameras, height, width, supersample)
     device = torch.device(device)
     rows, columns = height * supersample, width * supersample
     viewmats, Ks = splat_cameras(cameras, rows, columns)

@@ -30,7 +30,8 @@ def preview_of(image: Tensor) -> Tensor:
     return image[0].detach().permute(1, 2, 0)
 
 
-def check_request(cameras: Cameras, height: int, width: int, supersample: int) -> None:
+def requested_cameras(cameras: Cameras, height: int, width: int, supersample: int) -> Cameras:
+    """The cameras for pictures of this size. Raises ValueError where no picture can be drawn."""
     if cameras.n_assets is not None:
         raise ValueError(
             f"Rendering takes the cameras of one asset, not those of {cameras.n_assets}: render each with cameras.of_asset(index)."
@@ -39,3 +40,4 @@ def check_request(cameras: Cameras, height: int, width: int, supersample: int) -
         raise ValueError(f"Rendering needs a picture of at least 1 x 1 pixels, not {width} x {height}.")
     if supersample not in (1, 2):
         raise ValueError(f"Rendering can supersample by 1 or 2, not {supersample}.")
+    return cameras.for_pictures(height, width)

@@ -115,9 +115,12 @@ class SplatField:
                 raise ValueError(f"its version {settings['version']} is not {VERSION}: it was saved by a newer release")
             splats = Splats(*(tensors[name] for name in ("positions", "scales", "rotations", "opacities", "sh")))
             filled = tensors["filled"].bool()
-            if filled.ndim != 3 or splats.degree != 0 or len(splats) == 0:
+            if filled.ndim != 3 or len(set(filled.shape)) != 1 or splats.degree != 0 or len(splats) == 0:
                 raise ValueError("its parts have wrong shapes")
-            return cls(splats, filled, float(settings["floor"]), float(settings["level"]), float(settings["bound"]))
+            floor, level, bound = (float(settings[name]) for name in ("floor", "level", "bound"))
+            if not all(0 < number < float("inf") for number in (floor, level, bound)):
+                raise ValueError(f"its floor {floor}, level {level} or bound {bound} cannot be")
+            return cls(splats, filled, floor, level, bound)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"The file holds no usable splat field: {error}.") from error
 

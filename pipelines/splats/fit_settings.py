@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from ..disk.presets import read_preset
 from ..fitting.targets import VIEWS_AT_ONCE, memory_of_views
 from ..ops.losses import LossWeights
 from .density_control import DensifyRules
@@ -78,9 +79,12 @@ def load_fit_preset(name: str) -> FitSettings:
     """
     if name not in preset_names():
         raise ValueError(f"There is no fit preset {name!r}; choose one of {', '.join(preset_names())}.")
-    data = json.loads((PRESET_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     parts = {"weights": LossWeights, "rates": LearningRates, "densify": DensifyRules}
-    return FitSettings(**{key: parts[key](**value) if key in parts else value for key, value in data.items()})
+
+    def make(data: dict[str, Any]) -> FitSettings:
+        return FitSettings(**{key: parts[key](**value) if key in parts else value for key, value in data.items()})
+
+    return read_preset(PRESET_FOLDER / f"{name}.json", make)
 
 
 def estimate_memory(views: int, height: int, width: int, settings: FitSettings, gaussians: int = 0) -> int:

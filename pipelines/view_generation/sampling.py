@@ -6,6 +6,7 @@ reference picture. The loop is the same for the published networks and for small
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from ..data.progress import Tick, no_tick, part_of
-from ..images.foreground import key_plain_background
+from ..images.foreground import key_plain_background, prepare
 from ..nets.attention import Attention, torch_attention
 from ..nets.reference_attention import ReferenceUNet
 from .model import ViewModel, grid_from_views, views_from_grid
+
+log = logging.getLogger(__name__)
 
 Use = Callable[[str], AbstractContextManager[Any]]
 """Called with the name of a network, entered while it runs: the host brings it to the device for that long."""
@@ -76,6 +79,7 @@ def generate_views(
     Args:
         model: the networks.
         image: (3, S, S) in [0, 1], the object alone, centred, as `images.foreground.prepare` leaves it; or (B, 3, S, S) for B objects.
+            What is not square is prepared so, and a warning says it.
         mask: (S, S) or (1, S, S), 1 = object; with a batch (B, 1, S, S). Lays the picture on the model's background, where it does not
             stand on it already.
         seed: asset b is drawn with seed + b, so that a batch gives what single runs give.
@@ -96,11 +100,10 @@ def generate_views(
     steps = model.steps if steps is None else steps
     guidance = _checked_guidance(model, guidance)
     model.schedule.scheduler(sampler, steps)  # says what is wrong before any network is loaded
-    images = _checked_images(image, mask, model.background)
+    images, masks = _checked_pictures(image, mask, model.background)
     generators = [torch.Generator().manual_seed(seed + b) for b in range(len(images))]
     with torch.no_grad():
         tick(0, len(images) * steps)
-        masks = None if mask is None else mask.float().reshape(-1, 1, *mask.shape[-2:])
         conditions = encode(model, images.to(device), generators, masks, guided=guidance != 1, use=use)
         latents = []
         with use("unet"):
@@ -156,13 +159,13 @@ def renoise_views(
         (V, 3, h, w) or (B * V, 3, h, w) float32 in [0, 1] on the CPU, at the size of the given views.
 
     Raises:
-        ValueError: as `generate_views`, and views or masks of a wrong number or range.
+        ValueError: as `generate_views`, and views or masks of a wrong number or range, or views that are not square.
     """
     guidance = _checked_guidance(model, guidance)
     model.schedule.scheduler(sampler, steps, level)
     if share is not None and not 0 <= share <= 1:
         raise ValueError(f"The share of the given views that stays must lie in [0, 1], not {share}.")
-    images = _checked_images(image, mask, model.background)
+    images, _ = _checked_pictures(image, mask, model.background)
     views, masks = _checked_views(model, views, masks, len(images))
     generators = [torch.Generator().manual_seed(seed + b) for b in range(len(images))]
     size = (model.view_size, model.view_size)
@@ -207,6 +210,11 @@ def _checked_views(model: ViewModel, views: Tensor, masks: Tensor, assets: int) 
             f"Re-noise views: this model draws {model.n_views} views of an asset, so {assets} reference pictures need {expected} views of "
             f"shape (3, H, W), not {tuple(views.shape)}. Render the asset at the cameras of Generate Views."
         )
+    if views.shape[2] != views.shape[3]:
+        raise ValueError(
+            f"Re-noise views: this model draws square views, and these are {views.shape[3]} x {views.shape[2]} pixels: render the asset in "
+            "squares at the cameras of Generate Views."
+        )
     if tuple(masks.shape) != (expected, 1, *views.shape[-2:]):
         raise ValueError(f"Re-noise views: masks of shape {tuple(masks.shape)} do not fit views of shape {tuple(views.shape)}.")
     if not torch.isfinite(views).all() or not torch.isfinite(masks).all():
@@ -214,21 +222,40 @@ def _checked_views(model: ViewModel, views: Tensor, masks: Tensor, assets: int) 
     return views.float().clamp(0, 1), masks.float().clamp(0, 1)
 
 
-def _checked_images(image: Tensor, mask: Tensor | None, background: tuple[float, float, float]) -> Tensor:
+def _checked_pictures(image: Tensor, mask: Tensor | None, background: tuple[float, float, float]) -> tuple[Tensor, Tensor | None]:
+    """Square pictures (B, 3, S, S) and their masks (B, 1, S, S), None where none came in."""
     images = image[None] if image.ndim == 3 else image
     if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
         raise ValueError(f"Generate views: a picture has shape (3, S, S) or (B, 3, S, S), not {tuple(image.shape)}.")
     if not torch.isfinite(images).all() or images.min() < -1e-3 or images.max() > 1 + 1e-3:
         raise ValueError("Generate views: the picture must hold finite numbers in [0, 1].")
     images = images.float().clamp(0, 1)
-    if mask is None:
-        return images
-    masks = mask.float().reshape(-1, 1, *mask.shape[-2:])
-    if masks.shape != (len(images), 1, *images.shape[-2:]):
-        raise ValueError(f"Generate views: the mask's shape {tuple(mask.shape)} does not fit the picture's {tuple(image.shape)}.")
-    if not torch.isfinite(masks).all():
-        raise ValueError("Generate views: the mask holds NaN or infinite numbers.")
-    return blend_on_background(images, masks, background)
+    masks = None if mask is None else mask.float().reshape(-1, 1, *mask.shape[-2:])
+    if masks is not None:
+        if masks.shape != (len(images), 1, *images.shape[-2:]):
+            raise ValueError(f"Generate views: the mask's shape {tuple(masks.shape)} does not fit the picture's {tuple(image.shape)}.")
+        if not torch.isfinite(masks).all():
+            raise ValueError("Generate views: the mask holds NaN or infinite numbers.")
+    if images.shape[2] != images.shape[3]:
+        return _prepared(images, masks, background)
+    return blend_on_background(images, masks, background), masks
+
+
+def _prepared(images: Tensor, masks: Tensor | None, background: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
+    """Pictures that are not square as Prepare Image makes them: squeezed, the object would be another, and padded, too small."""
+    size, side = f"{images.shape[3]} x {images.shape[2]} pixels", max(images.shape[-2:])
+    try:
+        made = [prepare(one, None if masks is None else masks[b], size=side, background=background) for b, one in enumerate(images.cpu())]
+    except ValueError as error:
+        raise ValueError(
+            f"Generate views: the picture is {size}, not square, and its object was not found: run it through Prepare Image. {error}"
+        ) from error
+    log.warning(
+        "Generate views: the picture is %s, not square; its object was cut out and centred as Prepare Image does it. Put that node before "
+        "this one to choose how.", size,
+    )  # fmt: skip
+    pictures, outlines = (torch.stack(part) for part in zip(*made, strict=True))
+    return pictures, outlines
 
 
 def blend_on_background(images: Tensor, masks: Tensor | None, background: tuple[float, float, float]) -> Tensor:

@@ -396,7 +396,7 @@ def test_cut_and_changed_files_give_a_mesh_or_words(tmp_path):
     data = gltf.save(tmp_path / "a.glb").read_bytes()
     random = np.random.default_rng(0)
     refused = 0
-    for number in range(300):
+    for number in range(150):
         changed = bytearray(data[: random.integers(len(data))] if number % 3 == 0 else data)
         for _ in range(random.integers(1, 6)):
             if changed:
@@ -408,7 +408,7 @@ def test_cut_and_changed_files_give_a_mesh_or_words(tmp_path):
         except ValueError as error:
             refused += 1
             assert str(error).startswith("b.glb ")
-    assert 100 < refused < 300
+    assert 40 < refused < 150
 
 
 def test_deep_json_is_refused_in_words(tmp_path):
@@ -435,8 +435,8 @@ def test_embedded_and_separate_buffers(tmp_path):
 def test_many_nodes_are_read_quickly_and_can_be_cancelled(tmp_path):
     gltf = Gltf()
     mesh = gltf.mesh(quad(gltf))
-    gltf.tree["nodes"] = [{"mesh": mesh} for _ in range(20_000)]
-    gltf.tree["scenes"][0]["nodes"] = list(range(20_000))
+    gltf.tree["nodes"] = [{"mesh": mesh} for _ in range(5_000)]
+    gltf.tree["scenes"][0]["nodes"] = list(range(5_000))
     path = gltf.save(tmp_path / "a.glb")
     calls = []
 
@@ -447,3 +447,55 @@ def test_many_nodes_are_read_quickly_and_can_be_cancelled(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         load_mesh(path, tick=tick)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("materials", 0, "pbrMetallicRoughness"),
+        ("materials", 0, "pbrMetallicRoughness", "baseColorTexture"),
+        ("materials", 0, "extensions"),
+        ("meshes", 0, "primitives", 0, "targets"),
+        ("meshes", 0, "primitives", 0, "material"),
+        ("accessors", 0, "type"),
+        ("accessors", 0, "sparse"),
+        ("textures", 0, "source"),
+        ("nodes", 0, "extensions"),
+        ("extensionsRequired",),
+        ("extensionsUsed",),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("value", [5, [{}], {"a": 1}, True, 10**400], ids=lambda value: str(value)[:8])
+def test_json_of_another_shape_gives_a_mesh_or_words(tmp_path, place, value):
+    gltf = Gltf()
+    material = gltf.material(baseColorTexture=gltf.texture_info(CHECK))
+    gltf.node(mesh=gltf.mesh({**quad(gltf), "material": material}))
+    *steps, last = place
+    at = gltf.tree
+    for step in steps:
+        at = at[step]
+    at[last] = value
+    try:
+        load_mesh(gltf.save(tmp_path / "a.glb"))
+    except ValueError as error:
+        assert str(error).startswith("a.glb ")
+
+
+def test_textures_that_wrap_differently_are_both_kept_and_that_is_said(tmp_path, caplog):
+    gltf = Gltf()
+    normal = np.full((4, 4, 3), 128, np.uint8)
+    material = gltf.material(
+        baseColorTexture=gltf.texture_info(np.full((4, 4, 3), 200, np.uint8), sampler={"wrapS": 33071, "wrapT": 33071}),
+        normalTexture=gltf.texture_info(normal),
+    )
+    mesh = saved(gltf, tmp_path, {**quad(gltf), "material": material})
+    assert mesh.material.normal_map is not None and "repeats otherwise" in caplog.text
+
+
+def test_instances_are_placed_under_the_eyes_of_cancel(tmp_path):
+    gltf = Gltf()
+    gltf.instances(gltf.node(mesh=gltf.mesh(quad(gltf))), TRANSLATION=np.zeros((50, 3)))
+    calls = []
+    load_mesh(gltf.save(tmp_path / "a.glb"), tick=lambda done, total, preview=None: calls.append(done))
+    assert len(calls) >= 50

@@ -5,6 +5,7 @@ import pytest
 import torch
 from formats.gltf_samples import Gltf
 from lathe.pipelines.data.material import Material
+from lathe.pipelines.formats import atlas
 from lathe.pipelines.formats.join_parts import join
 from lathe.pipelines.formats.meshes import load_mesh
 from lathe.pipelines.formats.parts import Contents, Look, Part
@@ -44,7 +45,11 @@ def assert_looks_like(mesh, number, given, tolerance=0.02):
     face, bary = inner_points()
     rows = mesh.faces[2 * number : 2 * number + 2]
     torch.testing.assert_close(
-        colors_on_faces(mesh, face + 2 * number, bary), colors_on_faces(alone, face, bary), atol=tolerance, rtol=0, msg=f"part {number}, {rows}"
+        colors_on_faces(mesh, face + 2 * number, bary),
+        colors_on_faces(alone, face, bary),
+        atol=tolerance,
+        rtol=0,
+        msg=f"part {number}, {rows}",
     )
 
 
@@ -73,16 +78,17 @@ def test_textures_that_repeat(uvs):
 
 
 def test_many_repeats_get_coarser_and_that_is_said():
-    mesh, notes = joined(part(Look(picture(512, 512, 1)), uvs=UVS * 40), part(Look(picture(16, 16, 2)), 2))
+    mesh, notes = joined(part(Look(picture(256, 256, 1)), uvs=UVS * 20), part(Look(picture(16, 16, 2)), 2))
     assert any("coarser" in note for note in notes) and max(mesh.texture.shape[:2]) <= 8192
 
 
-def test_an_atlas_that_would_be_too_large_shrinks_and_that_is_said():
-    big = np.broadcast_to(np.float32(0.5), (8192, 8192, 3))
-    other = np.broadcast_to(np.float32(0.25), (4096, 8192, 3))
-    mesh, notes = joined(part(Look(big)), part(Look(other), 2))
-    assert max(mesh.texture.shape[:2]) <= 8192 and any("times smaller" in note for note in notes)
-    assert_looks_like(mesh, 0, part(Look(np.full((4, 4, 3), 0.5, np.float32))))
+def test_an_atlas_that_would_be_too_large_shrinks_and_that_is_said(monkeypatch):
+    monkeypatch.setattr(atlas, "LARGEST_SIDE", 128)
+    parts = [part(Look(picture(128, 128, 1))), part(Look(picture(64, 128, 2)), 2)]
+    mesh, notes = joined(*parts)
+    assert max(mesh.texture.shape[:2]) <= 128 and any("times smaller" in note for note in notes)
+    for number, given in enumerate(parts):
+        assert_looks_like(mesh, number, given, tolerance=0.1)
 
 
 def test_equal_materials_of_two_objects_share_one_texture_without_an_atlas():
@@ -92,7 +98,9 @@ def test_equal_materials_of_two_objects_share_one_texture_without_an_atlas():
 
 def test_maps_and_factors_meet_in_the_atlas():
     grey = torch.full((8, 8, 3), 0.5)
-    first = Material(metallic_roughness=grey, metallic=1.0, roughness=0.5, normal_map=torch.tensor([0.75, 0.5, 0.93]).expand(8, 8, 3).clone())
+    first = Material(
+        metallic_roughness=grey, metallic=1.0, roughness=0.5, normal_map=torch.tensor([0.75, 0.5, 0.93]).expand(8, 8, 3).clone()
+    )
     second = Material(metallic=0.25, roughness=0.75, emissive_factor=(0.0, 1.0, 0.0), double_sided=True)
     mesh, notes = joined(part(Look(picture(8, 8, 1), material=first)), part(Look(picture(8, 8, 2), material=second), 2))
     middle = mesh.uvs[mesh.faces[[0, 2]]].mean(1)
@@ -144,3 +152,47 @@ def test_one_warning_a_file_and_call(tmp_path, caplog):
         gltf.node(mesh=gltf.mesh(gltf.primitive({"POSITION": QUAD, "TEXCOORD_0": UVS}, FACES.reshape(-1), material=paint)))
     load_mesh(gltf.save(tmp_path / "a.glb"))
     assert len(caplog.records) == 1 and caplog.text.count("is missing") == 3
+
+
+def test_a_plain_material_beside_a_texture_shows_its_colour_whatever_uvs_it_has():
+    plain = Look(None, np.array([0, 1, 0, 1], np.float32))
+    parts = [part(Look(picture(8, 8, 1))), part(plain, 2, UVS * 10 - 3)]
+    mesh, _ = joined(*parts)
+    assert_looks_like(mesh, 1, part(plain))
+
+
+@pytest.mark.parametrize("reach", [5000.0, 1e5, 1e30])
+def test_a_texture_that_repeats_without_end_takes_no_more_memory(reach):
+    mesh, notes = joined(part(Look(picture(8, 8, 1))), part(Look(np.full((8, 8, 3), 0.5, np.float32)), 2, UVS * reach))
+    assert any("coarser" in note for note in notes) and max(mesh.texture.shape[:2]) <= 8192
+    assert_looks_like(mesh, 1, part(Look(np.full((8, 8, 3), 0.5, np.float32))))
+
+
+def test_ten_equal_squares_fill_an_atlas_that_is_about_square(monkeypatch):
+    monkeypatch.setattr(atlas, "LARGEST_SIDE", 320)
+    mesh, notes = joined(*(part(Look(picture(64, 64, seed)), 2 * seed) for seed in range(10)))
+    height, width = mesh.texture.shape[:2]
+    assert max(height, width) <= 1.5 * min(height, width)
+    assert not any("times smaller" in note for note in notes)
+
+
+def test_an_atlas_is_drawn_under_the_eyes_of_cancel():
+    class Stopped(Exception):
+        pass
+
+    def stop(done, total, preview=None):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        join(Contents([part(Look(picture(8, 8, 1))), part(Look(picture(8, 8, 2)), 2)]), tick=stop)
+
+
+def test_alpha_that_is_cut_keeps_its_cut_beside_other_materials_without_textures():
+    mask = Look(None, np.array([1, 0, 0, 0.3], np.float32), Material(alpha_mode="MASK", alpha_cutoff=0.2))
+    other_cut = Look(None, np.array([1, 0, 0, 0.3], np.float32), Material(alpha_mode="MASK", alpha_cutoff=0.5))
+    blend = Look(None, np.array([0, 1, 0, 0.5], np.float32), Material(alpha_mode="BLEND"))
+    mesh, _ = joined(part(mask), part(blend, 2))
+    assert mesh.material.alpha_mode == "BLEND" and mesh.vertex_colors[[0, 4], 3].tolist() == [1, 0.5]
+    mesh, _ = joined(part(mask), part(other_cut, 2), part(Look(), 4))
+    shown = mesh.vertex_colors[[0, 4, 8], 3] >= mesh.material.alpha_cutoff
+    assert mesh.material.alpha_mode == "MASK" and shown.tolist() == [True, False, True]

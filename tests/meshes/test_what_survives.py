@@ -40,7 +40,9 @@ def rich_mesh():
         emissive_strength=2.0, alpha_mode="MASK", alpha_cutoff=0.25, double_sided=True,
     )  # fmt: skip
     colors = torch.cat([torch.full((len(vertices), 3), 0.5), torch.full((len(vertices), 1), 0.75)], dim=1)
-    return Mesh(vertices, faces, uvs, flat(0.9, 0.5, 0.1, 1.0), colors, normals, torch.cat([tangents, torch.ones(len(tangents), 1)], 1), material)
+    return Mesh(
+        vertices, faces, uvs, flat(0.9, 0.5, 0.1, 1.0), colors, normals, torch.cat([tangents, torch.ones(len(tangents), 1)], 1), material
+    )
 
 
 def saved(suffix):
@@ -78,7 +80,11 @@ def outcome(before, after):
     if after.texture is None:
         base = "to vertices" if after.vertex_colors is not None else "lost"
     elif not same(after.texture[..., :3], before.texture[..., :3]):
-        base = "new" if after.vertex_colors is None and float(after.texture[..., 0].median()) == pytest.approx(0.3, abs=0.01) else "with colours"
+        base = (
+            "new"
+            if after.vertex_colors is None and float(after.texture[..., 0].median()) == pytest.approx(0.3, abs=0.01)
+            else "with colours"
+        )
     alpha = [part[:, 3:] for part in (after.vertex_colors,) if part is not None and part.shape[1] == 4]
     alpha += [after.texture[..., 3:].reshape(-1, 1)] if after.texture is not None and after.texture.shape[2] == 4 else []
     total = float(np.prod([float(a.mean()) for a in alpha])) if alpha else 1.0
@@ -150,9 +156,10 @@ def test_a_normal_map_is_turned_with_its_uvs():
     old = Mesh(corners, faces, uvs, material=Material(normal_map=lean.expand(8, 8, 3).clone()))
     from lathe.pipelines.meshes.resample import resample
 
-    for turned, sign in ((torch.stack([uvs[:, 1], 1 - uvs[:, 0]], dim=1), 1), (torch.stack([1 - uvs[:, 0], uvs[:, 1]], dim=1), -1)):
+    for turned in (torch.stack([uvs[:, 1], 1 - uvs[:, 0]], dim=1), torch.stack([1 - uvs[:, 0], uvs[:, 1]], dim=1)):
         new = replace(old, uvs=turned, material=old.material.without_maps())
         made = resample(old, new, torch.arange(4), 16)["normal_map"].mean((0, 1)) * 2 - 1
+
         # The directions of u and -v of both maps in space, from the corners.
         def axes(uv):
             along = [(uv[b] - uv[a]) for a, b in ((0, 1), (0, 3))]  # of +x and +y

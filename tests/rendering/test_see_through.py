@@ -39,7 +39,9 @@ def test_a_cut_out_shows_what_lies_behind(backend):
     views = render_mesh(mesh, CAMERA, 64, 64)
     torch.testing.assert_close(middle(views, slice(20, 28)), GREEN)
     torch.testing.assert_close(middle(views, slice(36, 44)), RED)
-    assert float(views.depths[0, 0, 32, 24]) == pytest.approx(4.2, abs=1e-3) and float(views.depths[0, 0, 32, 40]) == pytest.approx(3.8, abs=1e-3)
+    assert float(views.depths[0, 0, 32, 24]) == pytest.approx(4.2, abs=1e-3) and float(views.depths[0, 0, 32, 40]) == pytest.approx(
+        3.8, abs=1e-3
+    )
     assert float(views.masks[0, 0, 32, 24]) == 1
 
 

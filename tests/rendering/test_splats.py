@@ -46,7 +46,8 @@ def test_a_ball_has_the_depth_normals_and_colours_of_a_ball() -> None:
     views = cameras((20.0, 15.0), (130.0, -30.0))
     made = render_splats(ball(), views, 64, 56)
     assert made.images.shape == (2, 3, 64, 56) and made.normals.shape == (2, 3, 64, 56)
-    origins, directions = camera_math.rays(views.c2w, views.K, 64, 56)
+    K = views.K * torch.tensor([64 / 56, 1, 1, 1])  # pixels are square, and the field of view is the vertical one
+    origins, directions = camera_math.rays(views.c2w, K, 64, 56)
     b, a = (origins * directions).sum(-1), directions.square().sum(-1)
     root = b * b - a * (origins.square().sum(-1) - RADIUS**2)
     inside = root > 0.1 * a  # where it is seen at a grazing angle, a Gaussian in front covers many behind it

@@ -204,8 +204,8 @@ def test_a_picture_on_the_models_background_is_left_as_it_is(model):
     soft = torch.linspace(0, 1, 80).expand(80, 80).clone()
     soft[:, :5] = 0
     laid = picture() * soft + (1 - soft)
-    assert torch.equal(vd._checked_images(laid, soft, (1.0, 1.0, 1.0))[0], laid)
-    both = vd._checked_images(torch.stack([laid, picture()]), torch.stack([soft, soft])[:, None], (1.0, 1.0, 1.0))
+    assert torch.equal(vd._checked_pictures(laid, soft, (1.0, 1.0, 1.0))[0][0], laid)
+    both, _ = vd._checked_pictures(torch.stack([laid, picture()]), torch.stack([soft, soft])[:, None], (1.0, 1.0, 1.0))
     assert torch.equal(both[0], laid) and torch.allclose(both[1], laid)
 
 

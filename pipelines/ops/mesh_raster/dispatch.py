@@ -54,9 +54,7 @@ def backend_for(kind: str) -> ModuleType:
     return torch_form
 
 
-def rasterize_mesh(
-    pos: Tensor, tri: Tensor, size: tuple[int, int], behind: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def rasterize_mesh(pos: Tensor, tri: Tensor, size: tuple[int, int], behind: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The visible face at every pixel centre, and where on it the pixel lies.
 
     Args:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...data.progress import Tick, no_tick
 from ...disk.atomic import write_files
+from ...disk.json_files import read_json
 from .stages import NetworkForm
 
 CANDIDATES = (NetworkForm("tokens", 0.5), NetworkForm("tokens", 1.0), NetworkForm("heads", 0.5))
@@ -78,11 +79,11 @@ class FormMemory:
         """Verdicts of a file: `proposal`, `reconstruction`, or neither."""
         found = self._read().get(digest, {})
         verdicts = {}
-        for part, value in found.items() if isinstance(found, dict) else ():
+        for part, value in found.items():
             try:
                 scores = tuple(float(score) for score in value["scores"])
                 verdicts[part] = Verdict(NetworkForm(**value["chosen"]), bool(value["decided"]), str(value["why"]), scores)
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 continue
         return {part: verdict for part, verdict in verdicts.items() if verdict.chosen in CANDIDATES and verdict.lasting}
 
@@ -98,8 +99,8 @@ class FormMemory:
 
     def _read(self) -> dict[str, Any]:
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = read_json(self.path, "It is made anew.")
             files = content["files"] if content["version"] == MEMORY_VERSION else {}
-            return files if isinstance(files, dict) else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            return {key: found for key, found in files.items() if isinstance(found, dict)}
+        except (ValueError, KeyError, TypeError, AttributeError):
             return {}

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...data.cameras import Cameras
 from ...data.progress import Tick, no_tick, part_of
 from ...data.splats import Splats
+from ...data.views import match_cameras
 from ...nets.attention import Attention, torch_attention
 from ...nets.geo_transformer import Form
 from ...nets.geolrm import HALF, GeoLRMConfig, ProposalNetwork, ReconstructionNetwork, cube_points
@@ -22,6 +23,7 @@ from ...ops.coordinate_frames.geolrm import (
     splats_from_geolrm,
 )
 from ...ops.spherical_harmonics import CONSTANT, OFFSET
+from ...ops.square_pictures import warn_of_padding
 from .views import NetworkViews, check_views, looking_away, network_views
 
 PATCH = 28  # sides of a view are multiples of DINOv2's patch (14) and of the fine map's cell (4)
@@ -121,7 +123,8 @@ def propose(
     if net is None:
         raise ValueError(f"{model.name} holds no proposal network (serializer.*): load a file that has one, or wire a VOXEL of your own.")
     assets = check_views(images, masks, cameras)
-    _warn_of_views(masks, cameras, assets)
+    cameras = match_cameras(cameras, *images.shape[2:], stage="GeoLRM")
+    _warn_of_views(images, masks, cameras, assets)
     grids = []
     with torch.no_grad():
         for asset in range(assets):
@@ -169,7 +172,8 @@ def reconstruct(
     if net is None:
         raise ValueError(f"{model.name} holds no reconstruction network (lrm_generator.*): load a file that has one.")
     assets = check_views(images, masks, cameras)
-    _warn_of_views(masks, cameras, assets)
+    cameras = match_cameras(cameras, *images.shape[2:], stage="GeoLRM")
+    _warn_of_views(images, masks, cameras, assets)
     if occupancy.ndim != 4 or len(occupancy) != assets or len(set(occupancy.shape[1:])) != 1:
         raise ValueError(f"{assets} assets need a VOXEL of shape ({assets}, R, R, R), not {tuple(occupancy.shape)}.")
     token_counts(occupancy, threshold, tokens, compatible)
@@ -221,7 +225,8 @@ def to_splats(gaussians: Tensor, unit: float) -> Splats:
     return splats_from_geolrm(splats.select(kept), unit)
 
 
-def _warn_of_views(masks: Tensor | None, cameras: Cameras, assets: int) -> None:
+def _warn_of_views(images: Tensor, masks: Tensor | None, cameras: Cameras, assets: int) -> None:
+    warn_of_padding("GeoLRM", images, "Square views show the object larger, and finer.")
     count = cameras.n_views
     for asset, away in enumerate(looking_away(cameras, assets), 1):
         if away:

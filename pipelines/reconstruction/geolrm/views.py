@@ -14,6 +14,7 @@ from ...data.views import count_assets
 from ...nets.geolrm import HALF, cube_points
 from ...ops import camera_math
 from ...ops.coordinate_frames.geolrm import from_geolrm, geolrm_cameras
+from ...ops.square_pictures import square_views
 
 MOST_VIEWS = 24
 SAME_EXTENT = 1e-4  # relative
@@ -86,7 +87,7 @@ def check_views(images: Tensor, masks: Tensor | None, cameras: Cameras) -> int:
     for asset, own in enumerate(images.split(cameras.n_views) if masks is None else ()):
         if bool((own == own[:1, :, :1, :1]).all()):
             raise ValueError(f"The views of asset {asset + 1} show one flat colour: there is nothing to reconstruct.")
-    for asset, away in enumerate(looking_away(cameras, assets), 1):
+    for asset, away in enumerate(looking_away(cameras.for_pictures(*images.shape[2:]), assets), 1):
         if len(away) == cameras.n_views:
             raise ValueError(
                 f"The cameras of asset {asset} look away: none of its {len(away)} views sees the middle of the world, where the object is. "
@@ -110,31 +111,19 @@ def looking_away(cameras: Cameras, assets: int) -> list[list[str]]:
 def network_views(
     images: Tensor, masks: Tensor | None, cameras: Cameras, asset: int, size: int, background: Sequence[float], device: torch.device | str
 ) -> NetworkViews:
-    """The views of one asset of a batch: on the background where there are masks, on a square canvas, at the network's size."""
+    """The views of one asset of a batch: on the background where there are masks, on a square canvas, at the network's size.
+
+    The cameras are for pictures of this size (`data.views.match_cameras`).
+    """
     own = cameras.of_asset(asset)
     rows = slice(asset * own.n_views, (asset + 1) * own.n_views)
     pictures = images[rows].float().clamp(0, 1)
-    color = torch.tensor(list(background), dtype=torch.float32)[:, None, None]
+    color = torch.tensor(list(background), dtype=torch.float32)
     if masks is not None:
-        pictures = pictures * masks[rows] + color * (1 - masks[rows])
-    made = [_squared(picture, K, color) for picture, K in zip(pictures, own.K, strict=True)]
-    pictures, own = torch.stack([picture for picture, _ in made]), replace(own, K=torch.stack([K for _, K in made]))
+        pictures = pictures * masks[rows] + color[:, None, None] * (1 - masks[rows])
+    pictures, K = square_views(pictures, own.K, color)
+    own = replace(own, K=K)
     if pictures.shape[-1] != size:
         pictures = F.interpolate(pictures, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
     c2w, K, unit = geolrm_cameras(own)
     return NetworkViews(pictures.to(device), c2w.to(device), K.to(device), unit)
-
-
-def _squared(picture: Tensor, K: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """A view (3, H, W) with pixels as wide as high on a square canvas, and its intrinsics (4,): the networks know one focal length."""
-    fx, fy, cx, cy = K.tolist()
-    side, longest = max(picture.shape[-2:]), max(1 / fx, 1 / fy)
-    height, width = (max(1, round(side / focal / longest)) for focal in (fy, fx))
-    if (height, width) != tuple(picture.shape[-2:]):
-        picture = F.interpolate(picture[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
-    if height == width:
-        return picture, K
-    top, left = (side - height) // 2, (side - width) // 2
-    canvas = background.expand(3, side, side).clone()
-    canvas[:, top : top + height, left : left + width] = picture
-    return canvas, K.new_tensor([fx * width / side, fy * height / side, (cx * width + left) / side, (cy * height + top) / side])
