@@ -8,8 +8,8 @@ import torch
 from comfy_api.latest import io
 
 from .core import folders, nets, progress
-from .core.images import alpha_in, images_in, images_out, masks_in
-from .core.schema import IMAGE, MASK, schema, widget
+from .core.images import images_in, images_out, outlines_in
+from .core.schema import IMAGE, MASK, Names, schema, widget
 
 AUTO = "first found"
 
@@ -29,7 +29,7 @@ class LatheEstimateDepth(io.ComfyNode):
             inputs=[
                 IMAGE.Input("images", tooltip="The pictures."),
                 widget(
-                    io.Combo, "model", options=[AUTO, *(path.name for path in _models())], default=AUTO,
+                    io.Combo, "model", options=Names([AUTO, *(path.name for path in _models())]), default=AUTO,
                     tooltip="A folder in models/lathe with a DPT or Depth Anything model as transformers saves it.",
                 ),
                 MASK.Input(
@@ -47,7 +47,7 @@ class LatheEstimateDepth(io.ComfyNode):
         if not found:
             raise ValueError(HOW_TO_GET.format(folders=", ".join(map(str, folders.model_folders()))))
         pixels = images_in(images)
-        outlines = alpha_in(images) if masks is None else masks_in(masks)
+        outlines = outlines_in(images, masks)
         if outlines is not None and outlines.shape != (len(pixels), 1, *pixels.shape[2:]):
             raise ValueError(f"Estimate Depth: {len(pixels)} pictures need as many masks of their size, not {tuple(outlines.shape)}.")
         loaded = nets.LoadedNet(lambda: DepthEstimator(found[0]), lambda estimator: [estimator.net])

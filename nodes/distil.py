@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from .core import gradients, memory, progress
-from .core.images import alpha_in, images_in, images_out, masks_in
+from .core.images import images_in, images_out, object_masks_in, outlines_in
 from .core.mesh import MESH_FILES, from_core_mesh, meshes_in, to_core_mesh
 from .core.schema import FIELD, IMAGE, MASK, MESH, PRIOR, SPLAT, asset_input, schema, widget
 from .core.splat import from_core_splat, to_core_splat
@@ -219,8 +219,8 @@ class LatheDistilMesh(io.ComfyNode):
 
         settings = changed(load_distil_preset(preset).fine, steps, size)
         settings = replace(settings, surface=surface, grid=grid or settings.grid, faces=faces or settings.faces, texture=int(texture_size))
-        first = one_asset(start if isinstance(start, list) else meshes_in(start), "start")
         tick, words, done = progress.tick_for(cls), [], None
+        first = one_asset(start if isinstance(start, list) else meshes_in(start, tick), "start")
         with gradients.differentiable():
             reference = reference_in(image, mask, depth, elevation, radius, fov, reference_weight)
             loop = DistilMesh(first, reference, prior, settings, seed=seed, device=memory.device(), tick=tick)
@@ -318,9 +318,10 @@ def reference_in(image: Any, mask: Any, depth: Any, elevation: float, radius: fl
     picture = outline = distance = None
     if image is not None:
         picture = images_in(image).clone()
-        outline = alpha_in(image) if mask is None else masks_in(mask).clone()
+        outline = outlines_in(image, mask, "mask", "image")
+        outline = None if outline is None else outline.clone()
     elif mask is not None:
-        outline = masks_in(mask).clone()
+        outline = object_masks_in(mask, "mask").clone()
     if depth is not None:
         distance = 1 - images_in(depth).mean(1, keepdim=True)
     for name, part in (("pictures", picture), ("masks", outline), ("depths", distance)):

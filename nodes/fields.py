@@ -138,7 +138,7 @@ class LatheLoadField(io.ComfyNode):
     def execute(cls, file) -> io.NodeOutput:
         from ..pipelines.formats.fields import load_field
 
-        return io.NodeOutput([load_field(asset_path(file))])
+        return io.NodeOutput([load_field(asset_path(file), tick=progress.tick_for(cls))])
 
 
 NODES = [LatheFieldToMesh, LatheSaveField, LatheLoadField]

@@ -14,7 +14,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .core import folders, memory, nets, progress
-from .core.images import alpha_in, images_in, images_out, masks_in
+from .core.images import images_in, images_out, outlines_in
 from .core.schema import CAMERAS, GEOLRM, IMAGE, MASK, SPLAT, VOXEL, download_input, schema, widget
 from .core.splat import to_core_splat
 from .core.voxel import to_core_voxel, voxels_in
@@ -214,7 +214,7 @@ def form_input(part: str) -> Any:
 
 def masks_of(images: Any, masks: Any) -> Tensor | None:
     """The masks of views: the socket's, else an alpha channel of the images, else none."""
-    return alpha_in(images) if masks is None else masks_in(masks)
+    return outlines_in(images, masks)
 
 
 class LatheLoadGeoLRM(io.ComfyNode):

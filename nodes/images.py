@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..pipelines.images import sheets
 from .core import folders, progress
-from .core.images import images_in, images_out, masks_in, masks_out
+from .core.images import images_in, images_out, masks_in, masks_out, outlines_in
 from .core.schema import IMAGE, MASK, color_in, schema, widget
 
 CATEGORY = "3d/Lathe/Images"
@@ -85,9 +85,10 @@ class LathePrepareImage(io.ComfyNode):
         if mask is not None and len(mask) not in (1, len(image)):
             raise ValueError(f"{len(image)} images need one mask or as many, got {len(mask)}.")
         color, tick, prepared = color_in(background), progress.tick_for(cls), []
+        objects = None if mask is None else [foreground.mask_from_socket(one, mask_is) for one in mask]
         for i, picture in enumerate(image):
             tick(i, len(image))
-            where = None if mask is None else foreground.mask_from_socket(mask[i % len(mask)], mask_is)
+            where = None if objects is None else objects[i % len(objects)]
             remover = _remover(cut_out) if where is None else None
             prepared.append(
                 foreground.prepare(
@@ -95,8 +96,21 @@ class LathePrepareImage(io.ComfyNode):
                 )
             )
         tick(1, 1)
+        _tell_inverted(image, objects, mask_is)
         images, masks = (torch.stack(part) for part in zip(*prepared, strict=True))
         return io.NodeOutput(images_out(images), masks_out(masks))
+
+
+def _tell_inverted(image, objects, mask_is: str) -> None:
+    """Warns of masks, or of alpha channels where they decide, that seem to be 1 on the background."""
+    from ..pipelines.images.mask_polarity import tell_inverted
+
+    given = [one for one in objects or () if one is not None]
+    if given:
+        other = "object" if mask_is == "transparency" else "transparency"
+        tell_inverted(torch.stack(given)[:, None], "mask", f"set `mask_is` to {other}", kind="mask")
+    if len(given) < len(objects or [None]):
+        outlines_in(image, None, images_socket="image")
 
 
 class LatheMaskViews(io.ComfyNode):
@@ -137,6 +151,8 @@ class LatheMaskViews(io.ComfyNode):
             except ValueError as error:
                 raise ValueError(str(error).replace("View 0:", f"View {i}:")) from None
         tick(1, 1)
+        if method == "alpha":
+            outlines_in(images, None)
         return io.NodeOutput(masks_out(torch.cat(masks)))
 
 

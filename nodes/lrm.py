@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .core import folders, memory, nets, progress
-from .core.images import images_in, masks_in
+from .core.images import images_in, object_masks_in
 from .core.schema import CAMERAS, FIELD, IMAGE, LRM, MASK, download_input, precision_input, schema, widget
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class LatheReconstruct(io.ComfyNode):
 
     @classmethod
     def execute(cls, lrm, images, cameras, masks=None) -> io.NodeOutput:
-        pixels, mask = images_in(images), None if masks is None else masks_in(masks)
+        pixels, mask = images_in(images), None if masks is None else object_masks_in(masks)
         return io.NodeOutput(lrm.reconstruct(pixels, mask, cameras, progress.tick_for(cls)))
 
 

@@ -21,7 +21,8 @@ TEXTURE_SIZES = ["512", "1024", "2048", "4096"]
 
 def _each(node, mesh, work) -> io.NodeOutput:
     """`work(mesh, tick)` for every mesh of a batch."""
-    meshes, tick = meshes_in(mesh), progress.tick_for(node)
+    tick = progress.tick_for(node)
+    meshes = meshes_in(mesh, tick)
     made = [work(one, part_of(tick, i, len(meshes))) for i, one in enumerate(meshes)]
     tick(1, 1)
     return io.NodeOutput(to_core_mesh(made))
@@ -123,7 +124,8 @@ class LatheUnwrapMesh(io.ComfyNode):
                     "texture_size",
                     options=TEXTURE_SIZES,
                     default="1024",
-                    tooltip="Side of the texture the charts are meant for: it sets the gaps between them, and the size of resampled textures.",
+                    tooltip="Side of the texture the charts are meant for: it sets the gaps between them, "
+                    "and the size of resampled textures.",
                 ),
             ],
             outputs=[MESH.Output(display_name="mesh", tooltip="The mesh with UVs; vertices on seams are doubled.")],
@@ -162,7 +164,8 @@ class LatheBakeFieldTexture(io.ComfyNode):
     def execute(cls, mesh, field, size) -> io.NodeOutput:
         from ..pipelines.meshes import bake_texture
 
-        meshes, tick = meshes_in(mesh), progress.tick_for(cls)
+        tick = progress.tick_for(cls)
+        meshes = meshes_in(mesh, tick)
         if len(meshes) != len(field):
             raise ValueError(f"{len(meshes)} meshes and {len(field)} fields do not match: wire the field each mesh was made from.")
         baked = []
@@ -232,7 +235,8 @@ class LatheBakeViewsTexture(io.ComfyNode):
     def execute(cls, mesh, images, cameras, size, view_weights, sharpness, unseen, masks=None) -> io.NodeOutput:
         from ..pipelines.meshes import bake_texture
 
-        meshes, tick = meshes_in(mesh), progress.tick_for(cls)
+        tick = progress.tick_for(cls)
+        meshes = meshes_in(mesh, tick)
         pixels, mask = images_in(images), None if masks is None else object_masks_in(masks)
         if count_assets(len(pixels), cameras) != len(meshes):
             raise ValueError(f"{len(pixels)} images of {cameras.n_views} views are not {len(meshes)} assets: give each mesh its views.")
@@ -342,7 +346,7 @@ class LatheSaveMesh(io.ComfyNode):
     def execute(cls, mesh, filename_prefix, format) -> io.NodeOutput:
         from ..pipelines.formats.meshes import save_mesh
 
-        meshes = meshes_in(mesh)
+        meshes = meshes_in(mesh, progress.tick_for(cls))
         files = output_files(filename_prefix, f".{format}", len(meshes))
         for one, file in zip(meshes, files, strict=True):
             save_mesh(one, file.path)

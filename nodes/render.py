@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..pipelines.data.progress import part_of
+from ..pipelines.data.progress import Tick, part_of
 from ..pipelines.data.views import match_cameras
 from .core import memory, progress
 from .core.images import images_out, masks_out
@@ -82,11 +82,11 @@ class LatheRenderViews(io.ComfyNode):
         from ..pipelines.images import depth_and_normal_images
 
         color, factor = color_in(background), 2 if supersample else 1
-        draw, assets = _renderer(asset, samples)
+        tick, views = progress.tick_for(cls), []
+        draw, assets = _renderer(asset, samples, tick)
         if cameras.n_assets not in (None, len(assets)):
             raise ValueError(f"The cameras are posed for {cameras.n_assets} assets, but there are {len(assets)}.")
         cameras = match_cameras(cameras, height, width, stage="Render Views", advice="Set width and height to the cameras' proportions")
-        tick, views = progress.tick_for(cls), []
         for i, one in enumerate(assets):
             shared: dict[str, Any] = {"background": color, "supersample": factor, "device": memory.device()}
             views.append(draw(one, cameras.of_asset(i), height, width, tick=part_of(tick, i, len(assets)), **shared))
@@ -97,7 +97,7 @@ class LatheRenderViews(io.ComfyNode):
         )  # fmt: skip
 
 
-def _renderer(asset: Any, samples: int) -> tuple[Callable[..., Any], list[Any]]:
+def _renderer(asset: Any, samples: int, tick: Tick) -> tuple[Callable[..., Any], list[Any]]:
     """What draws this kind of asset, and the assets of the batch."""
     from ..pipelines.rendering import field, mesh, splats
 
@@ -105,7 +105,7 @@ def _renderer(asset: Any, samples: int) -> tuple[Callable[..., Any], list[Any]]:
         return partial(field.render_field, samples=samples), asset
     if hasattr(asset, "positions") or getattr(asset, "format", "") in SPLAT_FORMATS:
         return splats.render_splats, splats_in(asset)
-    return mesh.render_mesh, meshes_in(asset)
+    return mesh.render_mesh, meshes_in(asset, tick)
 
 
 NODES = [LatheRenderViews]

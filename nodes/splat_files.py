@@ -58,7 +58,7 @@ class LatheLoadSplat(io.ComfyNode):
         from ..pipelines.formats.splats import load_splats
         from ..pipelines.ops.splat_bounds import fit_to_sphere
 
-        splats = load_splats(asset_path(file))
+        splats = load_splats(asset_path(file), tick=progress.tick_for(cls))
         return io.NodeOutput(to_core_splat([fit_to_sphere(splats) if fit else splats]))
 
 

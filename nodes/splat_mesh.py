@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..pipelines.data.progress import part_of
 from .core import folders, gradients, memory, progress
-from .core.images import alpha_in, images_in, images_out, masks_in
+from .core.images import images_in, images_out, outlines_in
 from .core.mesh import mesh_input, meshes_in, to_core_mesh
 from .core.schema import CAMERAS, FIELD, IMAGE, MASK, MESH, color_in, schema, widget
 from .core.splat import splat_input, splats_in
@@ -157,7 +157,7 @@ class LatheFitMesh(io.ComfyNode):
             texture_size=int(texture_size), background=color_in(background),
             regularisers=replace(settings.regularisers, smooth=smooth * settings.regularisers.smooth),
         )  # fmt: skip
-        meshes, alpha = meshes_in(mesh), alpha_in(images) if masks is None else masks_in(masks)
+        meshes, alpha = meshes_in(mesh, progress.tick_for(cls)), outlines_in(images, masks)
         height, width = losses.fitting_size(images.shape[1], images.shape[2], image_size)
         memory.make_room(
             fit_settings.estimate_memory(cameras.n_views, height, width, settings),

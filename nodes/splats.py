@@ -12,7 +12,7 @@ from ..pipelines.data.progress import part_of
 from ..pipelines.data.splats import Splats
 from ..pipelines.data.views import count_assets
 from .core import folders, gradients, memory, progress
-from .core.images import alpha_in, images_in, images_out, masks_in
+from .core.images import images_in, images_out, outlines_in
 from .core.mesh import from_core_mesh
 from .core.schema import CAMERAS, IMAGE, MASK, MESH, SPLAT, VOXEL, asset_input, color_in, schema, widget
 from .core.splat import from_core_splat, to_core_splat
@@ -127,7 +127,7 @@ class LatheFitSplats(io.ComfyNode):
             steps=steps or settings.steps, points=points or settings.points, background=color_in(background),
         )  # fmt: skip
         assets = count_assets(images.shape[0], cameras)
-        alpha = alpha_in(images) if masks is None else masks_in(masks)
+        alpha = outlines_in(images, masks)
         with gradients.differentiable():
             starts = None if start is None else starts_in(start, assets, settings, seed, voxel_threshold)
             height, width = losses.fitting_size(images.shape[1], images.shape[2], resolution)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import folder_paths
 
+from ...pipelines.disk.file_names import check_file_name
+from .schema import Names
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "example_workflows" / "inputs"
 
 
@@ -28,8 +31,9 @@ def output_files(prefix: str, suffix: str, count: int) -> list[OutputFile]:
     """`count` new file names under ComfyUI's output folder: prefix_00001_.glb and on; `prefix` may name subfolders.
 
     Raises:
-        ValueError: the prefix leads out of the output folder, or the folder cannot be made or written.
+        ValueError: the prefix leads out of the output folder or is no name for every system, or the folder cannot be made or written.
     """
+    check_file_name(prefix.strip())
     root = Path(os.path.abspath(folder_paths.get_output_directory()))
     plain = os.path.normpath(prefix.strip().replace("\\", "/"))
     folder = Path(os.path.abspath(root / os.path.dirname(plain)))
@@ -61,14 +65,14 @@ def _asset_roots() -> list[tuple[Path, str, str]]:
     ]
 
 
-def asset_files(*suffixes: str) -> list[str]:
+def asset_files(*suffixes: str) -> Names:
     """What a loader offers: files with these suffixes in the input folder, in output/lathe and among the pack's examples."""
     names = []
     for root, start, mark in _asset_roots():
         for folder, _, found in os.walk(root / start):
             where = os.path.relpath(folder, root).replace(os.sep, "/")
             names += [("" if where == "." else where + "/") + name + mark for name in found if name.lower().endswith(suffixes)]
-    return sorted(names)
+    return Names(sorted(names))
 
 
 def asset_path(name: str) -> Path:

@@ -53,7 +53,7 @@ def alpha_in(image: Tensor) -> Tensor | None:
 
 def _shares(values: Tensor) -> Tensor:
     """float32, whole numbers as shares of the largest their kind holds."""
-    full = {torch.uint8: 255, torch.uint16: 65535}.get(values.dtype)
+    values, full = values.detach(), {torch.uint8: 255, torch.uint16: 65535}.get(values.dtype)
     return values.to(torch.float32) if full is None else values.to(torch.float32) / full
 
 
@@ -72,7 +72,7 @@ def masks_in(mask: Tensor) -> Tensor:
         raise ValueError(f"A MASK of shape (count, height, width) is expected, this one is {tuple(mask.shape)}.")
     if not bool(torch.isfinite(mask).all()):
         raise ValueError("The mask holds numbers that are NaN or infinite.")
-    return mask.to(torch.float32).clamp(0, 1)[:, None].contiguous()
+    return mask.detach().to(torch.float32).clamp(0, 1)[:, None].contiguous()
 
 
 def object_masks_in(mask: Tensor, socket: str = "masks") -> Tensor:

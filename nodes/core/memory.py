@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import comfy.model_management as mm
 import torch
 from torch import Tensor
@@ -50,6 +53,23 @@ def memory_left(where: torch.device | None = None) -> int:
 
 class NotEnoughMemory(ValueError):
     """Something takes more memory than there is."""
+
+
+@contextmanager
+def in_words(node: str) -> Iterator[None]:
+    """Names the node and the remedy where the processor's memory runs out within the block. A GPU's is core's matter.
+
+    Raises:
+        NotEnoughMemory: instead of the allocator's own error.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            raise NotEnoughMemory(
+                f"{node} ran out of memory: make its sizes smaller (resolution, texture, views, points), or close other programs."
+            ) from error
+        raise
 
 
 def make_room(need: int, what: str, remedy: str, where: torch.device | None = None) -> None:

@@ -12,8 +12,11 @@ from comfy_api.latest import Types, io
 from torch import Tensor
 
 from ...pipelines.data.mesh import Mesh
+from ...pipelines.data.progress import Tick, no_tick
+from ...pipelines.ops.material_maps import resized
 from ...pipelines.ops.mesh_tools import vertex_normals
-from .mesh_material import material_from_core, material_to_core, resized, with_factor
+from .mesh_checks import check_core_mesh
+from .mesh_material import material_from_core, material_to_core, with_factor
 from .schema import MESH, asset_input, parameters_of
 
 log = logging.getLogger(__name__)
@@ -42,7 +45,9 @@ def to_core_mesh(meshes: list[Mesh]) -> Any:
         "uvs": _batch([m.uvs for m in meshes], lambda m: m.vertices.new_zeros(len(m.vertices), 2), meshes),
         "vertex_colors": _colors(meshes),
         "normals": _batch([m.normals for m in meshes], lambda m: vertex_normals(m.vertices, m.faces), meshes),
-        "tangents": _padded([m.tangents for m in meshes if m.tangents is not None]) if all(m.tangents is not None for m in meshes) else None,
+        "tangents": _padded([m.tangents for m in meshes if m.tangents is not None])
+        if all(m.tangents is not None for m in meshes)
+        else None,
         **_texture(meshes),
         **material_to_core([m.material for m in meshes]),
     }
@@ -91,7 +96,7 @@ def _texture(meshes: list[Mesh]) -> dict[str, Tensor | None]:
         return {"texture": None, "texture_alpha": None}
     size = (max(t.shape[0] for t in textures), max(t.shape[1] for t in textures))
     white = torch.ones(*size, 3)
-    stacked = [resized(m.texture, size) if m.texture is not None else white for m in meshes]
+    stacked = [resized(m.texture, *size) if m.texture is not None else white for m in meshes]
     alpha = None
     if any(t.shape[2] == 4 for t in stacked):
         alpha = torch.stack([t[..., 3] if t.shape[2] == 4 else torch.ones(size) for t in stacked])
@@ -109,6 +114,7 @@ def from_core_mesh(core: Any) -> list[Mesh]:
     vertices, faces = (_items(core, name, 2, needed=True) for name in ("vertices", "faces"))
     if len(vertices) != len(faces):
         raise ValueError(f"The MESH has vertices of {len(vertices)} meshes and faces of {len(faces)}.")
+    check_core_mesh(core, vertices, faces)
     counts = [getattr(core, name, None) for name in ("vertex_counts", "face_counts")]
     return [_item(core, i, vertices[i], faces[i], [None if c is None else int(c[i]) for c in counts]) for i in range(len(vertices))]
 
@@ -142,8 +148,8 @@ def _item(core: Any, i: int, vertices: Tensor, faces: Tensor, counts: list[int |
     uvs = of_vertex("uvs", 2)
     material, factor = material_from_core(core, picture)
     texture, alpha = picture("texture"), getattr(core, "texture_alpha", None)
-    if texture is not None and alpha is not None and texture.shape[2] == 3 and alpha[i].shape == texture.shape[:2]:
-        texture = torch.cat([texture, alpha[i][..., None].to(texture)], dim=2)
+    if texture is not None and alpha is not None and texture.shape[2] == 3:
+        texture = torch.cat([texture, resized(alpha[i][..., None].to(texture), *texture.shape[:2])], dim=2)
     if uvs is None and (texture is not None or material.maps()):
         log.warning("A MESH has pictures but no UVs to lay them by; they are left out.")
         texture, material = None, material.without_maps()
@@ -165,7 +171,8 @@ def _items(core: Any, name: str, ndim: int, needed: bool = False) -> list[Tensor
     value = getattr(core, name, None)
     if value is None and not needed:
         return []
-    items = list(value) if isinstance(value, (list, tuple)) or (isinstance(value, Tensor) and value.ndim == ndim + 1) else [value]
+    several = isinstance(value, (list, tuple)) or (isinstance(value, Tensor) and value.ndim == ndim + 1)
+    items: list[Any] = list(value) if several else [value]  # type: ignore[arg-type]
     for item in items:
         if not isinstance(item, Tensor) or item.ndim != ndim:
             shape = tuple(item.shape) if isinstance(item, Tensor) else type(item).__name__
@@ -173,8 +180,8 @@ def _items(core: Any, name: str, ndim: int, needed: bool = False) -> list[Tensor
     return items
 
 
-def meshes_in(asset: Any) -> list[Mesh]:
-    """What arrived at a `mesh_input`: a core MESH, or a FILE_3D, which is read as the mesh file it is."""
+def meshes_in(asset: Any, tick: Tick = no_tick) -> list[Mesh]:
+    """What arrived at a `mesh_input`: a core MESH, or a FILE_3D, which is read as the mesh file it is, `tick` called meanwhile."""
     if hasattr(asset, "vertices"):
         return from_core_mesh(asset)
     if not hasattr(asset, "save_to"):
@@ -182,6 +189,6 @@ def meshes_in(asset: Any) -> list[Mesh]:
     from ...pipelines.formats.meshes import load_mesh
 
     if asset.is_disk_backed:
-        return [load_mesh(Path(asset.get_source()))]
+        return [load_mesh(Path(asset.get_source()), tick=tick)]
     with tempfile.TemporaryDirectory() as folder:
-        return [load_mesh(Path(asset.save_to(str(Path(folder) / f"asset.{asset.format or 'glb'}"))))]
+        return [load_mesh(Path(asset.save_to(str(Path(folder) / f"asset.{asset.format or 'glb'}"))), tick=tick)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...pipelines.data.material import Material
 from ...pipelines.data.mesh import Mesh
 from ...pipelines.ops.color import linear_to_srgb, srgb_to_linear
+from ...pipelines.ops.material_maps import freest_alpha_mode, glow_map, glows_beyond_one, normal_map, resized, shine_map
 
 log = logging.getLogger(__name__)
 
@@ -28,44 +29,77 @@ _FACTORS = {
     "alpha_mode": "alpha_mode",
     "alpha_cutoff": "alpha_cutoff",
 }
-_NEUTRAL = {"metallic_roughness": (1.0, 1.0, 1.0), "normal_map": (0.5, 0.5, 1.0)}
 
 
 def material_to_core(materials: list[Material]) -> dict[str, Any]:
-    """The attributes of a core MESH that say what these materials say; a batch has one set of factors, those of the first."""
+    """The attributes of a core MESH that say what these materials say.
+
+    A batch has one set of factors: where its materials differ, each one's are multiplied into its own maps.
+    """
+    if not _alike(materials):
+        materials = _with_maps_for_all(materials)
     first = materials[0]
-    if any(material.without_maps() != first.without_maps() for material in materials):
-        log.warning("The meshes of a batch share one material's factors; those of the first count for all.")
     plain = first.without_maps() == Material() or first.without_maps() == Material(unlit=True)
     return {
-        "metallic_roughness": _stacked("metallic_roughness", materials),
-        "normal_map": _stacked("normal_map", materials),
-        "emissive": _stacked("emissive", materials),
-        "occlusion_in_mr": any(material.occlusion_in_red for material in materials),
+        "metallic_roughness": _stacked([material.metallic_roughness for material in materials]),
+        "normal_map": _stacked([material.normal_map for material in materials]),
+        "emissive": _stacked([material.emissive for material in materials]),
+        "occlusion_in_mr": first.occlusion_in_red,
         "unlit": first.unlit,
         "material": None if plain and not first.maps() else {key: getattr(first, name) for name, key in _FACTORS.items()},
     }
 
 
-def _stacked(name: str, materials: list[Material]) -> Tensor | None:
-    maps = [getattr(material, name) for material in materials]
+def _alike(materials: list[Material]) -> bool:
+    """Whether all have the same factors and maps of the same kinds."""
+    first = materials[0]
+    return all(
+        material.without_maps() == first.without_maps()
+        and material.maps().keys() == first.maps().keys()
+        and material.occlusion_in_red == first.occlusion_in_red
+        for material in materials
+    )
+
+
+def _with_maps_for_all(materials: list[Material]) -> list[Material]:
+    """Materials that show the same with equal factors; what these cannot hold apart is said."""
+    first, mode = materials[0], freest_alpha_mode(materials)
+    names = ["alpha_mode", "double_sided", "unlit"] + (["alpha_cutoff"] if mode == "MASK" else [])
+    differ = [name.replace("_", " ") for name in names if any(getattr(m, name) != getattr(first, name) for m in materials)]
+    if any(glows_beyond_one(material) for material in materials):
+        differ.append("emission brighter than 1")
+    if differ:
+        log.warning("The meshes of a batch share one material, so %s cannot differ between them; save them one by one.", ", ".join(differ))
+    sizes = [image.shape[:2] for material in materials for image in material.maps().values()]
+    size = (max((h for h, _ in sizes), default=4), max((w for _, w in sizes), default=4))
+    shines = any(m.metallic_roughness is not None for m in materials) or len({(m.metallic, m.roughness) for m in materials}) > 1
+    bends = any(material.normal_map is not None for material in materials)
+    glows = any(any(material.emissive_factor) for material in materials)
+    return [
+        Material(
+            metallic_roughness=shine_map(material, *size) if shines else None,
+            metallic=1.0 if shines else first.metallic,
+            roughness=1.0 if shines else first.roughness,
+            occlusion_in_red=shines and any(m.occlusion_in_red for m in materials),
+            normal_map=normal_map(material, *size) if bends else None,
+            emissive=glow_map(material, *size) if glows else None,
+            emissive_factor=(1.0, 1.0, 1.0) if glows else (0.0, 0.0, 0.0),
+            alpha_mode=mode,
+            alpha_cutoff=first.alpha_cutoff,
+            double_sided=any(m.double_sided for m in materials),
+            unlit=all(m.unlit for m in materials),
+        )
+        for material in materials
+    ]
+
+
+def _stacked(maps: list[Tensor | None]) -> Tensor | None:
+    """One picture a mesh, as large as the largest; all have one or none has."""
     there = [image for image in maps if image is not None]
     if not there:
         return None
     size = (max(image.shape[0] for image in there), max(image.shape[1] for image in there))
-    rows = []
-    for image, material in zip(maps, materials, strict=True):
-        glow = (1.0, 1.0, 1.0) if any(material.emissive_factor) else (0.0, 0.0, 0.0)
-        rows.append(torch.tensor(_NEUTRAL.get(name, glow)).expand(*size, 3) if image is None else resized(image, size))
-    return torch.stack(rows)
-
-
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(H, W, C) at another height and width."""
-    if tuple(image.shape[:2]) == size:
-        return image
-    picture = image.movedim(-1, 0)[None]
-    return torch.nn.functional.interpolate(picture, size=size, mode="bilinear", align_corners=False)[0].movedim(0, -1)
+    return torch.stack([resized(image, *size) for image in there])
 
 
 def material_from_core(core: Any, picture: Callable[[str], Tensor | None]) -> tuple[Material, Tensor]:

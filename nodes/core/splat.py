@@ -5,6 +5,7 @@ A SPLAT stands in the y-down space of 3D Gaussian splatting, Lathe's Splats in i
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,14 @@ import torch
 from comfy_api.latest import Types, io
 from torch import Tensor
 
-from ...pipelines.data.splats import Splats
+from ...pipelines.data.splats import THICKNESS, Splats, with_thickness
 from ...pipelines.ops.coordinate_frames.splats import turn_upside
 from .schema import SPLAT, asset_input
+
+log = logging.getLogger(__name__)
+
+LARGEST = 1e12  # its square still fits single precision
+SLACK = 0.05  # how far opacities may lie outside [0, 1] to be clamped
 
 # Splat files Lathe reads; the core has these sockets from 0.23 on.
 SPLAT_FILES = [getattr(io, name) for name in ("File3DAny", "File3DSplatAny", "File3DPLY", "File3DSPLAT", "File3DSPZ") if hasattr(io, name)]
@@ -89,8 +95,12 @@ def from_core_splat(core: Any) -> list[Splats]:
             found, wanted = tuple(getattr(core, name).shape), (*positions.shape[:2], *rest)
             raise ValueError(f"A SPLAT with positions of shape {tuple(positions.shape)} needs {name} of shape {wanted}, not {found}.")
     counts = getattr(core, "counts", None)
-    if counts is not None and (len(counts) != len(positions) or int(max(counts)) > positions.shape[1]):
-        raise ValueError(f"A SPLAT of {len(positions)} assets with {positions.shape[1]} Gaussians cannot have counts {counts.tolist()}.")
+    if 0 in positions.shape:
+        raise ValueError(f"This SPLAT holds no Gaussians: its positions have shape {tuple(positions.shape)}.")
+    if counts is not None:
+        numbers = counts.tolist() if isinstance(counts, Tensor) else list(counts)
+        if len(numbers) != len(positions) or not all(type(n) is int and 0 <= n <= positions.shape[1] for n in numbers):
+            raise ValueError(f"A SPLAT of {len(positions)} assets with {positions.shape[1]} Gaussians cannot have counts {numbers}.")
     return [_asset(core, i, None if counts is None else int(counts[i])) for i in range(len(positions))]
 
 
@@ -100,8 +110,18 @@ def _asset(core: Any, index: int, count: int | None) -> Splats:
     if count is None:
         there = (parts["scales"] != 0).any(-1) | (parts["rotations"] != 0).any(-1) | (opacities != 0)
         parts, opacities = {name: rows[there] for name, rows in parts.items()}, opacities[there]
+    for name in ("positions", "scales", "sh"):
+        if parts[name].numel() and float(parts[name].abs().max()) > LARGEST:
+            raise ValueError(f"Asset {index} of the SPLAT cannot be used: its {name} go beyond {LARGEST:g}.")
+    parts["scales"], flat = with_thickness(parts["scales"])
+    if bool(flat.any()):
+        log.warning(
+            "Lathe: %d of the %d Gaussians of asset %d are flat, as in 2D Gaussian splatting; they get a thickness of 1/%d of their "
+            "length.", int(flat.sum()), len(flat), index, round(1 / THICKNESS),
+        )  # fmt: skip
     try:
-        return turn_upside(Splats(opacities=opacities.clamp(0, 1), **parts))
+        slightly = (opacities > -SLACK) & (opacities < 1 + SLACK)
+        return turn_upside(Splats(opacities=torch.where(slightly, opacities.clamp(0, 1), opacities), **parts))
     except ValueError as error:
         raise ValueError(f"Asset {index} of the SPLAT cannot be used. {error} The node before made it so.") from error
 

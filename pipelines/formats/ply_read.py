@@ -13,7 +13,8 @@ from .colored_part import colored_part
 from .file_colors import alpha_of, linear_colors
 from .parts import Contents, Look
 from .pictures import decode_picture
-from .ply_tables import Element, Header, Table, read_header, read_tables
+from .ply_header import Element, Header, read_header
+from .ply_tables import Table, read_tables
 from .polygons import triangulate
 
 _COLORS = [("red", "green", "blue", "alpha"), ("diffuse_red", "diffuse_green", "diffuse_blue", "diffuse_alpha"), ("r", "g", "b", "a")]
@@ -33,7 +34,7 @@ def read_ply(path: Path, tick: Tick = no_tick) -> Contents:
     data = path.read_bytes()
     header = read_header(data)
     faces_name = _check(header)
-    tables = read_tables(data, header, faces_name, tick)
+    tables = read_tables(data, header, {"vertex", faces_name}, tick)
     contents = Contents()
     vertex, face = tables["vertex"], tables[faces_name]
     if faces_name == "tristrips":

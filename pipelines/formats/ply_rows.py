@@ -3,67 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.progress import Tick, no_tick
+from .ply_header import HEADER_BYTES, Element, Header, read_header
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-HEADER_BYTES = 1 << 16
 BLOCK, TEXT_BLOCK = 1 << 18, 1 << 13  # rows between two ticks
-KINDS = {
-    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2", "int": "i4",
-    "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
-}  # fmt: skip
-ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "="}
 
 
-@dataclass(frozen=True)
-class Element:
-    """Rows of one kind: how many, and the type of each property by name ("list" for lists)."""
-
-    name: str
-    count: int
-    properties: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a PLY says it holds, and where that begins in the file, in bytes."""
-
-    order: str
-    elements: tuple[Element, ...]
-    size: int
-
-
-def read_header(path: Path) -> Header:
-    """Raises ValueError where the file is no PLY or its header cannot be read, OSError where it cannot be opened."""
+def open_header(path: Path) -> Header:
+    """The header of a file. Raises ValueError where it is no PLY or its header cannot be read, OSError where it cannot be opened."""
     with open(path, "rb") as file:
         start = file.read(HEADER_BYTES)
-    before, found, after = start.partition(b"end_header")
-    line_end = after.find(b"\n")
-    if not start.startswith(b"ply") or not found or line_end < 0:
-        raise ValueError(f"{path.name} is no PLY file, or its header is cut short.")
-    order, elements = None, []
-    for line in before.decode("latin-1").splitlines():
-        match line.split():
-            case ["format", kind, *_]:
-                order = kind
-            case ["element", name, count] if count.isascii() and count.isdigit() and len(count) < 19:
-                elements.append(Element(name, int(count), {}))
-            case ["property", "list", *_, name] if elements:
-                elements[-1].properties[name] = "list"
-            case ["property", kind, name] if elements and kind in KINDS and name not in elements[-1].properties:
-                elements[-1].properties[name] = KINDS[kind]
-            case ["element" | "property", *_]:
-                raise ValueError(f"{path.name} cannot be read as a PLY: its header says {line.strip()[:80]!r}.")
-    if order not in ORDERS:
-        raise ValueError(f"{path.name} cannot be read as a PLY: its format is {order!r}, not one of {', '.join(ORDERS)}.")
-    return Header(order, tuple(elements), len(before) + len(found) + line_end + 1)
+    try:
+        return read_header(start)
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no PLY file, or its header is cut short or damaged: {error}.") from None
 
 
 def read_rows(path: Path, header: Header, name: str = "vertex", *, tick: Tick = no_tick) -> NDArray[Any]:
@@ -76,14 +36,14 @@ def read_rows(path: Path, header: Header, name: str = "vertex", *, tick: Tick = 
 
     index = next(i for i, element in enumerate(header.elements) if element.name == name)
     element, earlier = header.elements[index], header.elements[:index]
-    if any("list" in one.properties.values() for one in (element, *earlier)):
+    if any(each.length is not None for one in (element, *earlier) for each in one.properties):
         raise ValueError(
             f"{path.name} has lists in or before its vertices, where rows of numbers are expected: save it again with another tool."
         )
-    kind = numpy.dtype([(key, ORDERS[header.order] + form) for key, form in element.properties.items()])
-    if header.order == "ascii":
+    kind = numpy.dtype([(each.name, header.order + each.kind) for each in element.properties])
+    if header.text:
         return _text(path, header, element, sum(one.count for one in earlier), kind, tick)
-    start = header.size + sum(one.count * sum(int(form[1]) for form in one.properties.values()) for one in earlier)
+    start = header.body + sum(one.count * sum(int(each.kind[1]) for each in one.properties) for one in earlier)
     there = (path.stat().st_size - start) // kind.itemsize
     if there < element.count:
         raise ValueError(f"{path.name} is cut short or damaged: it says {element.count:,} vertices and has {max(there, 0):,}.")
@@ -104,9 +64,9 @@ def _text(path: Path, header: Header, element: Element, skip: int, kind: Any, ti
     if element.count * shortest > path.stat().st_size:
         raise ValueError(f"{path.name} is cut short or damaged: {element.count:,} vertices do not fit into it.")
     rows = numpy.empty(element.count, kind)
-    names = list(element.properties)
+    names = [each.name for each in element.properties]
     with open(path, "rb") as file:
-        file.seek(header.size)
+        file.seek(header.body)
         for _ in range(skip):
             file.readline()
         for first in range(0, element.count, TEXT_BLOCK):

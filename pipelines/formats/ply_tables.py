@@ -11,35 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..data.progress import Tick, no_tick
+from .ply_header import Element, Header, Property
 
-_KINDS = {
-    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2",
-    "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "int64": "i8", "uint64": "u8", "half": "f2", "float16": "f2",
-    "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
-}  # fmt: skip
 _LETTERS = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q", "u8": "Q", "f8": "d"}
-_ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
-_HEADER_BYTES = 1 << 20
 _CHUNK = 1 << 22  # bytes of text between two ticks
-
-
-@dataclass(frozen=True)
-class Property:
-    """Its name, numpy's code of its values such as u1, and that of a list's length; None where it is no list."""
-
-    name: str
-    kind: str
-    length: str | None = None
-
-
-@dataclass
-class Element:
-    name: str
-    count: int
-    properties: list[Property] = field(default_factory=list)
-
-    def names(self) -> set[str]:
-        return {each.name for each in self.properties}
 
 
 @dataclass
@@ -55,55 +30,8 @@ class Table:
     lists: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
-@dataclass
-class Header:
-    """What a PLY says it holds; its rows begin at byte `body`."""
-
-    order: str
-    text: bool
-    elements: list[Element]
-    comments: list[str]
-    body: int
-
-
-def read_header(data: bytes) -> Header:
-    """Raises:
-    ValueError: no PLY, or a header that is cut short or cannot be understood.
-    """
-    if data[:3] != b"ply":
-        raise ValueError("it does not begin as a PLY does")
-    end = data.find(b"end_header", 0, _HEADER_BYTES)
-    if end < 0:
-        raise ValueError("its header has no end; it may be cut short")
-    body = end + len(b"end_header")
-    body += 2 if data[body : body + 2] == b"\r\n" else 1
-    form, elements, comments = "", [], []
-    for line in data[:end].decode("latin-1").replace("\r", "\n").split("\n")[1:]:
-        words = line.split()
-        if not words or words[0] == "obj_info":
-            continue
-        if words[0] == "comment":
-            comments.append(line.strip()[len("comment") :].strip())
-        elif words[0] == "format" and len(words) > 1:
-            form = words[1]
-        elif words[0] == "element" and len(words) == 3 and words[2].isdigit():
-            elements.append(Element(words[1], int(words[2])))
-        elif words[0] == "property" and elements and len(words) in (3, 5):
-            if any(word not in _KINDS for word in words[1:-1] if word != "list") or (len(words) == 5) != (words[1] == "list"):
-                raise ValueError(f"its header has {line.strip()!r}, a kind of property that PLY does not have")
-            length = _KINDS[words[2]] if len(words) == 5 else None
-            if length is not None and length.startswith("f"):
-                raise ValueError(f"its header has {line.strip()!r}, but the length of a list is a whole number")
-            elements[-1].properties.append(Property(words[-1], _KINDS[words[-2]], length))
-        else:
-            raise ValueError(f"its header has a line {line.strip()[:60]!r} that no PLY has")
-    if form not in _ORDERS:
-        raise ValueError(f"its format is {form!r}, not one of {', '.join(_ORDERS)}")
-    return Header(_ORDERS[form], form == "ascii", elements, comments, body)
-
-
-def read_tables(data: bytes, header: Header, last: str, tick: Tick = no_tick) -> dict[str, Table]:
-    """The elements up to the one named `last`; of several of one name the first.
+def read_tables(data: bytes, header: Header, wanted: set[str], tick: Tick = no_tick) -> dict[str, Table]:
+    """The elements of these names and those before them; of several of one name the first.
 
     Raises:
         ValueError: cut short, or text that is no number.
@@ -116,7 +44,7 @@ def read_tables(data: bytes, header: Header, last: str, tick: Tick = no_tick) ->
     for element in header.elements:
         table, at = _Rows(body, at, element, order, header.text, tick).read()
         found.setdefault(element.name, table)
-        if element.name == last:
+        if wanted <= found.keys():
             break
     return found
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from ..data.progress import Tick, no_tick
 from ..data.splats import MOST_DEGREES, Splats
 from ..ops.spherical_harmonics import CONSTANT, OFFSET
-from .ply_rows import Header, read_header, read_rows
+from .ply_header import Header
+from .ply_rows import open_header, read_rows
 from .splat_units import tell_units
 
 OPACITY_EDGE = 1e-6  # logits of 0 and 1 are infinite
@@ -57,7 +58,7 @@ def read(path: Path, most: int, *, tick: Tick = no_tick) -> tuple[dict[str, Tens
     """
     import numpy
 
-    header = read_header(path)
+    header = open_header(path)
     _check_header(path, header, most)
     rows = read_rows(path, header, tick=tick)
 
@@ -101,14 +102,14 @@ def _check_header(path: Path, header: Header, most: int) -> None:
     if vertices is None:
         raise ValueError(f"{path.name} is a PLY without vertices: no Gaussians.")
     check_count(path, vertices.count, most)
-    kinds = vertices.properties
+    kinds = vertices.names()
     if "packed_position" in kinds:
         raise ValueError(f"{path.name} is a compressed PLY; save it from the splat editor as an ordinary PLY.")
     wanted = [*PLACE, *COLOR, "opacity", *(SURFEL if set(SURFEL) <= set(kinds) else SCALE), *ROTATION]
     missing = [name for name in wanted if name not in kinds]
     if missing:
         raise ValueError(f"{path.name} holds no Gaussian splats (a mesh or a point cloud?): its vertices have no {', '.join(missing)}.")
-    lists = [name for name, kind in kinds.items() if kind == "list"]
+    lists = [each.name for each in vertices.properties if each.length is not None]
     if lists:
         raise ValueError(f"{path.name} is no splat file: its vertices have lists ({', '.join(lists)}), where numbers are expected.")
     rest = [name for name in kinds if name.startswith("f_rest_")]

@@ -43,6 +43,16 @@ def test_images_round_trip_and_bad_pixels():
         images_in(torch.rand(2, 5, 7, 5))
 
 
+def test_pixels_of_another_range_are_said(caplog):
+    picture = torch.rand(1, 8, 8, 3)
+    for good in (picture, picture * 1.1 - 0.05, (picture * 255).to(torch.uint8)):
+        images_in(good)
+    assert not caplog.records
+    for bad in (picture * 255, picture * 2 - 1, (picture * 255).long()):
+        caplog.clear()
+        assert float(images_in(bad).max()) <= 1 and "cut to 0..1" in caplog.text
+
+
 def test_masks_round_trip():
     mask = torch.rand(2, 5, 7)
     assert torch.equal(masks_out(masks_in(mask)), mask)

@@ -116,6 +116,20 @@ def test_output_names_count_on_and_stay_inside(folders):
             files.output_files(hostile, ".glb", 1)
 
 
+@pytest.mark.parametrize("name", ["a:b", "CON", "lathe/nul.mesh", "a\nb", "lathe./mesh", "n" * 300])
+def test_names_that_some_system_cannot_write(folders, name):
+    with pytest.raises(ValueError, match="file name"):
+        files.output_files(name, ".glb", 1)
+
+
+def test_memory_that_runs_out_is_said_in_words():
+    for run_out in (lambda: torch.empty(2**52), lambda: bytearray(2**60)):
+        with pytest.raises(memory.NotEnoughMemory, match="Bake Views ran out of memory"), memory.in_words("Bake Views"):
+            run_out()
+    with pytest.raises(RuntimeError, match="another"), memory.in_words("Bake Views"):
+        raise RuntimeError("another")
+
+
 def test_an_output_folder_that_cannot_be_made(folders):
     (folders / "output" / "taken").write_text("a file")
     with pytest.raises(ValueError, match="cannot be made"):

@@ -5,10 +5,10 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from comfy_api.latest import Types
-
 from lathe.nodes.core import mesh as sockets
 from lathe.pipelines.data.material import Material
 from lathe.pipelines.data.mesh import Mesh
+from lathe.pipelines.ops.color import linear_to_srgb, srgb_to_linear
 
 
 class NewerMesh:
@@ -77,9 +77,27 @@ def test_a_plain_mesh_says_nothing_of_materials(core_mesh):
     assert core.material is None and core.metallic_roughness is None and core.normals is None and core.unlit is False
 
 
-def test_materials_that_differ_in_a_batch_are_said(core_mesh, caplog):
+def test_members_of_a_batch_keep_their_own_look(core_mesh, caplog):
+    """A batch has one set of factors; each member's own are in its maps."""
+    green = torch.tensor([0.0, 1.0, 0.0])
+    plain = rich(material=Material(metallic=0.25, roughness=0.75), texture=None, vertex_colors=green.expand(5, 3).clone())
+    first = rich(alpha=False)
+    first = replace(first, material=replace(first.material, double_sided=False, unlit=False, emissive_strength=0.5))
+    back = sockets.from_core_mesh(sockets.to_core_mesh([first, plain]))
+    shine = back[1].material.metallic_roughness * torch.tensor([1, back[1].material.roughness, back[1].material.metallic])
+    torch.testing.assert_close(shine, torch.tensor([1, 0.75, 0.25]).expand_as(shine))
+    assert float(back[1].material.emissive.max()) == 0  # it does not glow
+    glow = first.material.emissive_factor[1] * first.material.emissive_strength
+    wanted = linear_to_srgb(srgb_to_linear(first.material.emissive[..., 1]) * glow)
+    torch.testing.assert_close(back[0].material.emissive[..., 1], wanted)
+    occlusion = 1 + 0.5 * (first.material.metallic_roughness[..., 0] - 1)
+    torch.testing.assert_close(back[0].material.metallic_roughness[..., 0], occlusion)
+    assert not caplog.records
+
+
+def test_what_a_batch_cannot_hold_apart_is_said(core_mesh, caplog):
     sockets.to_core_mesh([rich(), rich(material=Material())])
-    assert "those of the first count for all" in caplog.text
+    assert "alpha mode, double sided, unlit, alpha cutoff, emission brighter than 1 cannot differ" in caplog.text
 
 
 def test_factors_of_other_nodes_are_read_as_core_writes_them():

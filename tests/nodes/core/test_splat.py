@@ -130,3 +130,11 @@ def test_file_3d_is_read(tmp_path, suffix):
     odd.format = "ksplat"
     with pytest.raises(ValueError, match="no splat file that Lathe reads"):
         splats_in(odd)
+
+
+def test_flat_gaussians_of_other_nodes_get_a_thickness(caplog):
+    core = to_core_splat([splats(6)])
+    core.scales[0, :2, 1] = 0
+    (thick,) = from_core_splat(core)
+    assert len(thick) == 6 and bool((thick.scales > 0).all()) and "2 of the 6 Gaussians of asset 0 are flat" in caplog.text
+    assert torch.equal(thick.scales[2:], core.scales[0, 2:])

@@ -1,0 +1,97 @@
+"""What a core MESH of another node must be before it is read: core's class takes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OF_VERTEX = ("uvs", "vertex_colors", "normals", "tangents")
+PICTURES = ("texture", "texture_alpha", "metallic_roughness", "normal_map", "emissive")
+CHANNELS = (1, 3, 4)
+COLORS = ("vertex_colors", "texture")
+DARKEST, BRIGHTEST = -0.5, 2.0  # of colours: beyond them they were meant for another range than 0 to 1
+
+FARTHEST_UV = 1e6  # textures repeat, but not so often
+
+
+def check_core_mesh(core: Any, vertices: Sequence[Tensor], faces: Sequence[Tensor]) -> None:
+    """Checks counts, kinds of numbers, and that each part has a row for each vertex or a picture for each mesh.
+
+    Args:
+        core: the MESH.
+        vertices, faces: its (V, 3) and (F, 3) for each mesh, padding and all.
+
+    Raises:
+        ValueError: it names the part and says what is right.
+    """
+    if not vertices:
+        raise ValueError("The MESH holds no mesh; check the node that made it.")
+    _check_counts("vertex_counts", getattr(core, "vertex_counts", None), vertices)
+    _check_counts("face_counts", getattr(core, "face_counts", None), faces)
+    for rows in faces:
+        if rows.is_complex() or (rows.is_floating_point() and bool((rows != rows.round()).any())):
+            raise ValueError("The MESH's faces must be whole numbers, the indices of vertices.")
+    counts = getattr(core, "face_counts", None)
+    if any(len(rows) == 0 for rows in faces) or (counts is not None and min(map(int, counts)) == 0):
+        raise ValueError("The MESH has no faces; points alone are no surface.")
+    for rows in vertices:
+        if rows.is_complex():
+            raise ValueError("The MESH's vertices are complex numbers; real ones are expected.")
+    for name in OF_VERTEX:
+        _check_rows(name, getattr(core, name, None), vertices)
+    for name in PICTURES:
+        value = getattr(core, name, None)
+        for picture in value if isinstance(value, list | tuple) or (isinstance(value, Tensor) and name != "texture_alpha") else ():
+            channels = picture.shape[-1] if isinstance(picture, Tensor) and picture.ndim else None
+            if channels not in CHANNELS:
+                raise ValueError(f"The MESH's {name} must have 1, 3 or 4 channels, not {channels}.")
+        lone = isinstance(value, Tensor) and value.ndim == (2 if name == "texture_alpha" else 3)
+        if value is not None and not lone and len(value) != len(vertices):
+            raise ValueError(f"The MESH has {len(value)} pictures as {name} for {len(vertices)} meshes; each mesh needs one.")
+    uvs = getattr(core, "uvs", None)
+    for item in uvs if isinstance(uvs, list | tuple) else [uvs]:
+        if isinstance(item, Tensor) and item.numel() and FARTHEST_UV < float(item.abs().max()) < float("inf"):
+            raise ValueError(f"The MESH's uvs go beyond {FARTHEST_UV:g}; the texture lies in 0 to 1.")
+    material = getattr(core, "material", None)
+    if material is not None and not isinstance(material, dict):
+        raise ValueError(f"The MESH's material must be a dictionary of factors, not a {type(material).__name__}.")
+    for name in COLORS:
+        _check_range(name, getattr(core, name, None))
+
+
+def _check_counts(name: str, counts: Any, rows: Sequence[Tensor]) -> None:
+    if counts is None:
+        return
+    numbers = counts.tolist() if isinstance(counts, Tensor) else counts
+    if not isinstance(numbers, list | tuple) or len(numbers) != len(rows) or not all(type(number) is int for number in numbers):
+        raise ValueError(f"The MESH's {name} must be {len(rows)} whole numbers, one for each mesh.")
+    for number, row in zip(numbers, rows, strict=True):
+        if not 0 <= number <= len(row):
+            raise ValueError(f"The MESH's {name} say {number}, but there are {len(row)} rows.")
+
+
+def _check_rows(name: str, value: Any, vertices: Sequence[Tensor]) -> None:
+    if value is None:
+        return
+    items = [value] if isinstance(value, Tensor) and value.ndim == 2 else value
+    found = [tuple(item.shape) if isinstance(item, Tensor) else type(item).__name__ for item in items]
+    if len(items) != len(vertices) or any(not isinstance(i, Tensor) or len(i) != len(v) for i, v in zip(items, vertices, strict=True)):
+        wanted = ", ".join(str(len(rows)) for rows in vertices)
+        raise ValueError(f"The MESH's {name} need a row for each vertex, {wanted}; they are {', '.join(map(str, found))}.")
+    if any(item.is_complex() for item in items):
+        raise ValueError(f"The MESH's {name} are complex numbers; real ones are expected.")
+
+
+def _check_range(name: str, value: Any) -> None:
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if not isinstance(item, Tensor) or not item.numel() or item.is_complex():
+            continue
+        numbers = item[torch.isfinite(item)]
+        lowest, highest = (float(numbers.min()), float(numbers.max())) if numbers.numel() else (0.0, 0.0)
+        if lowest < DARKEST or highest > BRIGHTEST:
+            raise ValueError(
+                f"The MESH's {name} go from {lowest:.4g} to {highest:.4g}; colours lie in 0 to 1: divide numbers up to 255 by 255."
+            )
