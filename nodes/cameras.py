@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..pipelines.cameras import join_and_select, load3d_viewer, orbits, presets
 from .core.files import asset_files, asset_path, file_stamp, output_files, relative_names
+from .core.images import frames_in, masks_in
 from .core.mesh import mesh_input, meshes_in
 from .core.schema import CAMERAS, IMAGE, LOAD3D_CAMERA, LOAD3D_MODEL_INFO, MASK, NEWER_VIEWER, schema, widget
 
@@ -404,9 +405,10 @@ class LatheJoinViews(io.ComfyNode):
                 raise ValueError(f"Join Views has {what} of only one set: wire both, or neither.")
             return join_and_select.join_frames(first, second, cameras_1, cameras_2)
 
-        return io.NodeOutput(
-            join_and_select.join_cameras(cameras_1, cameras_2), joined(images_1, images_2, "images"), joined(masks_1, masks_2, "masks")
-        )
+        first, second = (None if images is None else frames_in(images) for images in (images_1, images_2))
+        images = joined(first, second, "images")
+        first, second = (None if masks is None else masks_in(masks)[:, 0] for masks in (masks_1, masks_2))
+        return io.NodeOutput(join_and_select.join_cameras(cameras_1, cameras_2), images, joined(first, second, "masks"))
 
 
 class LatheSelectViews(io.ComfyNode):

@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..pipelines.cameras.presets import preset_cameras
+from ..pipelines.data.views import SOLID
 from ..pipelines.distillation import prior_settings
 from ..pipelines.distillation.priors import ScoreDistillation, combine, trade
 from .core import memory
@@ -264,7 +265,7 @@ def one_picture(image: Any, mask: Any, square: bool = False) -> tuple[torch.Tens
     """(1, 3, H, W) and (1, 1, H, W) or None, where the picture has neither mask nor alpha.
 
     Raises:
-        ValueError: more than one picture, a mask of another size, or a picture that is not `square` where it must be.
+        ValueError: more than one picture, a mask of another size or an empty one, or a picture that is not `square` where it must be.
     """
     picture = images_in(image)
     outline = outlines_in(image, mask, "mask", "image")
@@ -272,6 +273,8 @@ def one_picture(image: Any, mask: Any, square: bool = False) -> tuple[torch.Tens
         raise ValueError(f"A prior is of one object: wire one reference picture, not {len(picture)} (core's Image From Batch takes one).")
     if outline is not None and outline.shape != (1, 1, *picture.shape[-2:]):
         raise ValueError(f"The mask's shape {tuple(outline.shape)} does not fit the picture's {tuple(picture.shape)}.")
+    if outline is not None and not bool((outline > SOLID).any()):
+        raise ValueError("The mask is empty, so there is no object in the picture. Masks are 1 on the object; invert it if it is not.")
     if square and picture.shape[-1] != picture.shape[-2]:
         height, width = picture.shape[-2:]
         raise ValueError(f"The reference picture must be square, as Prepare Image makes it; this one is {width} x {height}.")

@@ -7,11 +7,13 @@ import logging
 import torch
 from torch import Tensor
 
+from ...pipelines.data.views import SOLID
 from ...pipelines.images.mask_polarity import INVERT_ALPHA, tell_inverted
 
 log = logging.getLogger(__name__)
 
-OVERSHOOT = 0.25
+OVERSHOOT = 0.25  # beyond [0, 1], as fractions of it
+NO_MASK = (64, 64)  # an empty mask of this size is what core's Load Image gives for a picture without alpha
 
 
 def images_in(image: Tensor) -> Tensor:
@@ -44,6 +46,12 @@ def _tell_range(pixels: Tensor) -> None:
         )  # fmt: skip
 
 
+def frames_in(image: Tensor) -> Tensor:
+    """An IMAGE (N, H, W, C) that is handed on beside another: float32 with 3 channels, or 4 where it has alpha; otherwise as it is."""
+    frames = _shares(image)
+    return frames.expand(*frames.shape[:-1], 3) if frames.shape[-1] == 1 else frames
+
+
 def alpha_in(image: Tensor) -> Tensor | None:
     """The alpha of a four-channel IMAGE as (N, 1, H, W), 1 = object; None where the image has none."""
     if image.ndim != 4 or image.shape[-1] != 4:
@@ -70,14 +78,18 @@ def masks_in(mask: Tensor) -> Tensor:
         mask = mask[:, 0]
     if mask.ndim != 3 or 0 in mask.shape:
         raise ValueError(f"A MASK of shape (count, height, width) is expected, this one is {tuple(mask.shape)}.")
+    mask = mask.detach()
     if not bool(torch.isfinite(mask).all()):
         raise ValueError("The mask holds numbers that are NaN or infinite.")
-    return mask.detach().to(torch.float32).clamp(0, 1)[:, None].contiguous()
+    return mask.to(torch.float32).clamp(0, 1)[:, None].contiguous()
 
 
 def object_masks_in(mask: Tensor, socket: str = "masks") -> Tensor:
-    """`masks_in` of masks that are 1 on the object; those that seem to be 1 on the background are warned of, by the socket's name."""
+    """`masks_in` of masks that are 1 on the object. Empty ones, and those that seem to be 1 on the background, are warned of by the
+    socket's name."""
     masks = masks_in(mask)
+    if not bool((masks > SOLID).any()) and masks.shape[-2:] != NO_MASK:
+        log.warning("%s: no mask shows an object. Masks are 1 on the object; check the node wired to it.", socket)
     tell_inverted(masks, socket)
     return masks
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import torch
@@ -40,7 +40,9 @@ def check_sockets(schema: io.Schema, given: Mapping[str, Any]) -> None:
                 _check_conditioning(where, one)
             elif kinds == ["IMAGE"] and (one.ndim != 4 or one.shape[-1] not in (1, 3, 4) or 0 in one.shape):
                 raise ValueError(f"{where} takes pictures of shape (count, height, width, 1, 3 or 4 channels), not {tuple(one.shape)}.")
-            elif isinstance(one, torch.Tensor) and not bool(torch.isfinite(one).all()):
+            elif kinds == ["MASK"] and 0 in one.shape:
+                raise ValueError(f"{where} takes masks of shape (count, height, width), not {tuple(one.shape)}.")
+            elif isinstance(one, torch.Tensor) and not bool(torch.isfinite(one.detach()).all()):
                 raise ValueError(f"{where} holds NaN or infinite numbers; the node before made them (often a VAE in half precision).")
 
 
@@ -98,7 +100,7 @@ def _name(kind: str) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"a tensor of {str(value.dtype).removeprefix('torch.')} and shape {tuple(value.shape)}"
-    if isinstance(value, Iterable) and hasattr(value, "__len__") and not isinstance(value, str):
+    if isinstance(value, Sized) and not isinstance(value, str):
         return f"a {type(value).__name__} of {len(value)} entries"
     return f"an object of type {type(value).__name__}"
 

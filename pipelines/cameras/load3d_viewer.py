@@ -163,7 +163,9 @@ def from_load3d(info: Mapping[str, Any], frame: ViewerFrame, aspect: float = 1.0
     c2w = torch.eye(4, dtype=torch.float64)
     c2w[:3, :3] = frame.rotation.T @ rotation
     c2w[:3, 3] = frame.rotation.T @ (eye - frame.offset) / frame.scale
-    fov, zoom = _number(info.get("fov") or VIEWER_FOV, "fov"), _number(info.get("zoom") or 1.0, "zoom")
+    given = {name: info.get(name) for name in ("fov", "zoom")}
+    fov = VIEWER_FOV if given["fov"] is None else _number(given["fov"], "fov")
+    zoom = 1.0 if given["zoom"] is None else _number(given["zoom"], "zoom")
     if not LEAST_FOV < fov < 180 or zoom <= 0:
         raise ValueError(f"A camera has a fov between 0 and 180 degrees and a zoom above 0, not {fov:g} and {zoom:g}.")
     focal = camera_math.focal_from_fov(fov) * zoom

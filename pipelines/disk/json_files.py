@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 
-
 def read_json(path: Path, remedy: str) -> Any:
     """What a JSON file holds.
 
@@ -32,5 +31,7 @@ def parse_json(text: str | bytes, name: str, remedy: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError(f"{name} is nested too deep to be read. {remedy}") from error
-    except ValueError as error:  # no text, no JSON, whole numbers of thousands of digits
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is no JSON that can be read: byte {error.start} is no text in UTF-8. {remedy}") from error
+    except ValueError as error:  # no JSON, whole numbers of thousands of digits
         raise ValueError(f"{name} is no JSON that can be read: {error}. {remedy}") from error

@@ -53,7 +53,7 @@ def save_run(state: RunState, path: Path | str) -> None:
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise ValueError(f"A run state is saved as .safetensors, not as {path.name!r}.")
-    wrong = _what_is_wrong(state)
+    wrong = what_is_wrong(state)
     if wrong:
         raise ValueError(f"The run is not whole and is not saved: {wrong}. Make it again.")
     about = {"format": FORMAT, "version": VERSION, **state.about}
@@ -74,13 +74,13 @@ def load_run(path: Path | str, *, tick: Tick = no_tick) -> RunState:
     if about.get("version") != VERSION:
         raise ValueError(f"{path.name} is a run state of version {about.get('version')!r}; this Lathe reads version {VERSION}.")
     state = RunState(tensors, {key: value for key, value in about.items() if key not in ("format", "version")})
-    wrong = _what_is_wrong(state)
+    wrong = what_is_wrong(state)
     if wrong:
         raise ValueError(f"{path.name} holds no whole run state: {wrong}. Save the run again.")
     return state
 
 
-def _what_is_wrong(state: RunState) -> str | None:
+def what_is_wrong(state: RunState) -> str | None:
     """Why no loop could go on from this, whatever its settings; None where one could."""
     losses = state.about.get("losses")
     if not isinstance(state.about.get("stage"), str):

@@ -60,7 +60,7 @@ def load_cameras(path: Path | str) -> Cameras:
         ValueError: no such file, not this layout, no pinholes, lens distortion, or poses that are not a turn and a place.
     """
     path = Path(path)
-    tree = read_json(path, "A transforms.json is expected, saved as UTF-8.")
+    tree = read_json(path, "It is not a transforms.json; save the cameras as one, in UTF-8.")
     frames = tree.get("frames") if isinstance(tree, dict) else None
     if not isinstance(frames, list):
         what = f"its frames are {kind_of(frames)}" if frames is not None else "it has no frames"

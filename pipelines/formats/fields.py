@@ -65,6 +65,9 @@ def load_field(path: Path | str, *, tick: Tick = no_tick) -> Field:
     name = settings.get("format")
     if not isinstance(name, str) or name not in kinds:
         raise ValueError(f"{path.name} holds no field: its format is {reprlib.repr(name)}, expected one of {', '.join(kinds)}.")
+    whole = [name for name, tensor in tensors.items() if not tensor.is_floating_point() and tensor.dtype != torch.uint8]
+    if whole:
+        raise ValueError(f"{path.name} holds no whole field: {', '.join(whole[:3])} must be floating-point numbers. Save it again.")
     broken = _not_finite(tensors)
     if broken:
         raise ValueError(f"{path.name} holds a field with numbers that are NaN or infinite ({broken}): make and save it again.")

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from .gltf_document import Gltf, natural
+from .gltf_document import Gltf, natural, shown
 
 _COMPONENTS = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
-_MOST_EMPTY = 1 << 26  # elements of an accessor without data, which a file of a few bytes can ask for
+_MOST_EMPTY = 1 << 26  # numbers of all accessors without data, which a file of a few bytes can ask for
 
 
 def read_accessor(gltf: Gltf, index: Any) -> np.ndarray:
@@ -24,9 +24,10 @@ def read_accessor(gltf: Gltf, index: Any) -> np.ndarray:
     count = natural(accessor.get("count"), "count")
     if accessor.get("bufferView") is not None:
         values = _elements(gltf, accessor["bufferView"], accessor.get("byteOffset", 0), dtype, width, count, index)
-    elif count * width > _MOST_EMPTY:
-        raise ValueError(f"accessor {index} has {count} elements and no data")
     else:
+        gltf.empty_numbers += count * width
+        if gltf.empty_numbers > _MOST_EMPTY:
+            raise ValueError(f"accessor {index} has {count} elements and no data, too many with those before")
         values = np.zeros((count, width), dtype)
     if accessor.get("sparse") is not None:
         values = _with_sparse(gltf, accessor["sparse"], values, index)
@@ -39,7 +40,7 @@ def read_accessor(gltf: Gltf, index: Any) -> np.ndarray:
 def _element(accessor: dict[str, Any], index: Any) -> tuple[type, int]:
     kind, component = accessor.get("type"), accessor.get("componentType")
     if kind not in _WIDTHS or component not in _COMPONENTS:
-        raise ValueError(f"accessor {index} is of type {kind!r} and component type {component!r}, which glTF 2.0 does not know")
+        raise ValueError(f"accessor {index} is of type {shown(kind)} and component type {shown(component)}, which glTF 2.0 does not know")
     if kind in ("MAT2", "MAT3") and component != 5126:
         raise ValueError(f"accessor {index} holds matrices of integers, which nothing in a mesh uses")
     return _COMPONENTS[component], _WIDTHS[kind]
@@ -61,7 +62,7 @@ def _with_sparse(gltf: Gltf, sparse: dict[str, Any], values: np.ndarray, index: 
     count = natural(sparse.get("count"), "count")
     where, new = sparse.get("indices") or {}, sparse.get("values") or {}
     if where.get("componentType") not in (5121, 5123, 5125):
-        raise ValueError(f"accessor {index} has sparse indices of component type {where.get('componentType')!r}")
+        raise ValueError(f"accessor {index} has sparse indices of component type {shown(where.get('componentType'))}")
     kind = _COMPONENTS[where["componentType"]]
     rows = _elements(gltf, where.get("bufferView"), where.get("byteOffset", 0), kind, 1, count, index)[:, 0].astype(np.int64)
     if count and int(rows.max()) >= len(values):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import struct
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
+
+from .beside import find_beside
 
 _JSON, _BIN = 0x4E4F534A, 0x004E4942
 
@@ -44,6 +47,7 @@ class Gltf:
     Attributes:
         name: the file's name, for messages.
         tree: the JSON object.
+        empty_numbers: how many numbers were read so far that have no data in the file.
 
     Raises:
         ValueError: it is no glTF 2.0, it is cut short, or it needs an extension that is not read.
@@ -51,8 +55,10 @@ class Gltf:
 
     def __init__(self, path: Path) -> None:
         self.name, self._folder = path.name, path.parent
+        self.empty_numbers = 0
         data = path.read_bytes()
         self._bin: memoryview | None = None
+        self._items: dict[str, list[dict[str, Any]]] = {}  # arrays of the tree, checked once
         text: bytes | memoryview = data
         if data[:4] == b"glTF":
             text = self._chunks(data)
@@ -67,7 +73,7 @@ class Gltf:
         if not isinstance(self.tree, dict) or not isinstance(self.tree.get("asset"), dict):
             raise ValueError("its JSON has no asset, so it is no glTF")
         if not str(self.tree["asset"].get("version", "")).startswith("2"):
-            raise ValueError(f"it is glTF {self.tree['asset'].get('version')}; save it as glTF 2.0")
+            raise ValueError(f"it is glTF {shown(self.tree['asset'].get('version'))}; save it as glTF 2.0")
         self._refuse_unsupported()
         self._buffers: dict[int, memoryview] = {}
 
@@ -104,10 +110,12 @@ class Gltf:
 
     def items(self, kind: str) -> list[dict[str, Any]]:
         """The array `kind` ("nodes", "meshes", ...), empty where the file has none."""
-        found = self.tree.get(kind, [])
-        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-            raise ValueError(f"its {kind} are no list of objects")
-        return found
+        if kind not in self._items:
+            found = self.tree.get(kind, [])
+            if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+                raise ValueError(f"its {kind} are no list of objects")
+            self._items[kind] = found
+        return self._items[kind]
 
     def item(self, kind: str, index: Any) -> dict[str, Any]:
         """Entry `index` of the array `kind`.
@@ -117,7 +125,7 @@ class Gltf:
         """
         found = self.items(kind)
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(found):
-            raise ValueError(f"it names entry {index} of its {kind}, which has {len(found)}")
+            raise ValueError(f"it names entry {shown(index)} of its {kind}, which has {len(found)}")
         return found[index]
 
     def view(self, index: Any) -> tuple[memoryview, int]:
@@ -150,29 +158,28 @@ class Gltf:
         return self._buffers[index]
 
     def resource(self, uri: Any) -> bytes:
-        """What a uri names: data in it, or a file in the folder of this one (section 2.8: percent-encoded, relative).
+        """What a uri names: data in it, or a file in the folder of this one (section 2.8: percent-encoded, relative), which is found
+        however an exporter wrote it (`find_beside`).
 
         Raises:
             ValueError: no such file, a place outside the folder, or data that cannot be decoded.
         """
         if not isinstance(uri, str):
-            raise ValueError(f"it names a file by {uri!r}")
-        if uri.startswith("data:"):
-            head, _, body = uri.partition(",")
-            try:
-                return base64.b64decode(body, validate=True) if head.endswith(";base64") else unquote(body).encode("latin-1")
-            except (binascii.Error, UnicodeEncodeError) as error:
-                raise ValueError(f"data in its JSON is damaged: {error}") from None
+            raise ValueError(f"it names a file by {shown(uri)}")
+        if uri[:5].lower() == "data:":
+            return _embedded(uri)
         plain = unquote(uri)
+        file = find_beside(self._folder, plain) or find_beside(self._folder, uri)  # some exporters do not encode
+        if file is not None:
+            return file.read_bytes()
+        steps = re.split(r"[\\/]+", plain)
+        if re.match(r"(file:|[a-z]:|[\\/])", plain.strip(), re.IGNORECASE):
+            raise ValueError(f"{shown(plain)} lies on another machine or outside the folder; put it beside {self.name}")
         if "://" in plain:
-            raise ValueError(f"{plain} lies on the network, where nothing is fetched from; save it beside {self.name}")
-        for name in dict.fromkeys((plain.replace("\\", "/"), uri)):  # some exporters do not encode
-            parts = Path(name).parts
-            if Path(name).is_absolute() or ".." in parts or (parts and ":" in parts[0]) or "\0" in name:
-                raise ValueError(f"{plain!r} leads out of the folder of {self.name}")
-            if (self._folder / name).is_file():
-                return (self._folder / name).read_bytes()
-        raise ValueError(f"{plain!r} is missing; put it beside {self.name}")
+            raise ValueError(f"{shown(plain)} lies on the network, where nothing is fetched from; save it beside {self.name}")
+        if ".." in steps:
+            raise ValueError(f"{shown(plain)} leads out of the folder of {self.name}")
+        raise ValueError(f"{shown(plain)} is missing; put it beside {self.name}")
 
     @cached_property
     def drops(self) -> list[str]:
@@ -185,6 +192,24 @@ class Gltf:
         return notes
 
 
+def _embedded(uri: str) -> bytes:
+    """The data of a data URI (RFC 2397). Its base64 may have line breaks, percent-encoding, and no padding at its end."""
+    head, _, body = uri.partition(",")
+    if not head.rstrip().lower().endswith(";base64"):
+        return unquote_to_bytes(body)
+    letters = "".join(unquote(body).split()).rstrip("=")
+    try:
+        return base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:  # ValueError: letters outside ASCII
+        raise ValueError(f"data in its JSON is damaged: {error}") from None
+
+
+def shown(value: Any) -> str:
+    """A value of the file as messages show it: a file can hold megabytes where a name is expected."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-10:]}"
+
+
 def natural(value: Any, what: str) -> int:
     """A whole number of at least 0.
 
@@ -194,5 +219,5 @@ def natural(value: Any, what: str) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"its {what} is {value!r}, not a whole number of 0 or more")
+        raise ValueError(f"its {what} is {shown(value)}, not a whole number of 0 or more")
     return value

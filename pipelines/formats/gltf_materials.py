@@ -10,11 +10,14 @@ import numpy as np
 import torch
 
 from ..data.material import Material
-from .gltf_document import Gltf, natural
+from ..data.progress import Tick, no_tick
+from .gltf_document import Gltf, natural, shown
+from .gltf_layouts import Placed, Placement, User, one_layout
 from .parts import Contents, Look
 from .pictures import decode_picture
 from .texture_wrap import CLAMP, MIRROR, REPEAT
 
+_BLACK = 0.04  # of white; the darkest that a compressed picture makes of black
 _WRAPS = {10497: REPEAT, 33648: MIRROR, 33071: CLAMP}
 _LOST = {  # of the extensions that change a surface's look, those that Material has no place for
     "KHR_materials_anisotropy": "anisotropy",
@@ -31,38 +34,39 @@ _LOST = {  # of the extensions that change a surface's look, those that Material
 
 
 @dataclass(frozen=True)
-class Placement:
-    """How a texture lies on the surface: which TEXCOORD_n, its 2 x 3 matrix, and how it goes on outside the unit square."""
-
-    uv_set: int
-    matrix: tuple[tuple[float, float, float], tuple[float, float, float]]
-    wrap: tuple[int, int]
-
-
-@dataclass(frozen=True)
 class Surface:
-    """A material's look, and where its textures lie (None: it has no texture)."""
+    """A material on the parts that use it.
+
+    Attributes:
+        look: what it looks like.
+        placement: where its textures lie; None: it has none.
+        name: as messages name it.
+        glows: what it emits was taken as its colour, which vertex colours do not multiply.
+        turned: its normal map was brought to other uvs, which the file's tangents do not fit.
+    """
 
     look: Look
     placement: Placement | None
+    name: str = ""
+    glows: bool = False
+    turned: bool = False
 
 
 class Materials:
-    """The materials of one file, read once each."""
+    """The materials of one file; a picture that several use is read once."""
 
-    def __init__(self, gltf: Gltf, contents: Contents) -> None:
-        self._gltf, self._contents = gltf, contents
-        self._surfaces: dict[int | None, Surface] = {None: Surface(Look(), None)}
+    def __init__(self, gltf: Gltf, contents: Contents, tick: Tick = no_tick) -> None:
+        self._gltf, self._contents, self._tick = gltf, contents, tick
         self._pictures: dict[int, np.ndarray | None] = {}
 
-    def surface(self, index: Any) -> Surface:
-        """Material `index`; None is glTF's default material, white and matt in Lathe as core writes it."""
-        if index not in self._surfaces:
-            self._surfaces[index] = self._read(self._gltf.item("materials", index), natural(index, "material"))
-        return self._surfaces[index]
+    def surface(self, index: Any, users: list[User]) -> Surface:
+        """Material `index` on all parts that use it; None is glTF's default material, white and matt in Lathe as core writes it."""
+        if index is None:
+            return Surface(Look(), None)
+        return self._read(self._gltf.item("materials", index), natural(index, "material"), users)
 
-    def _read(self, tree: dict[str, Any], index: int) -> Surface:
-        name = f"material {tree.get('name') or index!r}"
+    def _read(self, tree: dict[str, Any], index: int, users: list[User]) -> Surface:
+        name = f"material {shown(tree.get('name') or index)}"
         extensions = tree.get("extensions") or {}
         for extension in extensions:
             if extension in _LOST:
@@ -83,10 +87,10 @@ class Materials:
             "emissive": tree.get("emissiveTexture"),
             "occlusion": tree.get("occlusionTexture"),
         }
-        images, placement = self._images(infos, name)
+        images, placement, turned = self._images(infos, name, users)
         alpha_mode = tree.get("alphaMode", "OPAQUE")
         if alpha_mode not in ("OPAQUE", "MASK", "BLEND"):
-            self._contents.note(f"{name}: alpha mode {alpha_mode!r} is unknown and read as OPAQUE")
+            self._contents.note(f"{name}: alpha mode {shown(alpha_mode)} is unknown and read as OPAQUE")
             alpha_mode = "OPAQUE"
         texture = images.get("base colour")
         if alpha_mode == "OPAQUE":
@@ -112,36 +116,59 @@ class Materials:
             unlit="KHR_materials_unlit" in extensions,
         )
         look = Look(texture, factor.astype(np.float32), material)
-        return Surface(self._glowing_as_colored(look, name), placement)
+        colored = self._glowing_as_colored(look, name)
+        return Surface(colored, placement, name, glows=colored is not look, turned=turned)
 
     def _glowing_as_colored(self, look: Look, name: str) -> Look:
-        """A black surface that only glows, as unlit scans are often saved, shows its glow as colour."""
+        """A black surface that only glows, as unlit scans are often saved, shows its glow as colour.
+
+        One that is shaped or shines otherwise, or glows in places only, such as a switched-off screen with its lamp, stays as it is.
+        """
         glow = np.asarray(look.material.emissive_factor, np.float32)
         black = not look.factor[:3].any() or (look.texture is not None and not look.texture[..., :3].any())
-        if not black or not glow.any():
+        lit = None if look.material.emissive is None else look.material.emissive.amax(dim=2) > _BLACK
+        if not black or not glow.any() or (lit is not None and not bool(lit.any())):
+            return look
+        if look.material.maps().keys() - {"emissive"} or (lit is not None and float(lit.float().mean()) <= 0.5):
+            self._contents.note(f"{name} is black and glows; the glow is kept, but Render Views shows the base colour only, black")
             return look
         self._contents.note(f"{name} is black and only glows: what it emits is taken as its colour, unlit")
         texture = None if look.material.emissive is None else look.material.emissive.numpy()
         if texture is not None and look.texture is not None and look.texture.shape[2] == 4 and look.texture.shape[:2] == texture.shape[:2]:
             texture = np.concatenate([texture, look.texture[..., 3:]], axis=2)
-        shown = replace(look.material, emissive=None, emissive_factor=(0.0, 0.0, 0.0), emissive_strength=1.0, unlit=True)
-        return Look(texture, np.append(glow, look.factor[3]).astype(np.float32), shown)
+        unlit = replace(look.material, emissive=None, emissive_factor=(0.0, 0.0, 0.0), emissive_strength=1.0, unlit=True)
+        return Look(texture, np.append(glow, look.factor[3]).astype(np.float32), unlit)
 
-    def _images(self, infos: dict[str, Any], name: str) -> tuple[dict[str, np.ndarray], Placement | None]:
-        """The decoded textures of one material, and where they lie; those that lie elsewhere than the first are left out."""
-        images: dict[str, np.ndarray] = {}
-        placement: Placement | None = None
+    def _images(self, infos: dict[str, Any], name: str, users: list[User]) -> tuple[dict[str, np.ndarray], Placement | None, bool]:
+        """The decoded textures of one material, where they lie, and whether the normal map was brought there from other uvs.
+
+        Those that lie elsewhere than the first are resampled, or left out where no layout serves for all.
+        """
+        found: Placed = {}
         for role, info in infos.items():
             if info is None:
                 continue
             own = self._placement(info)
-            if placement is not None and own != placement:
-                self._contents.note(f"{name}: its {role} texture is left out, its UVs differ from those of the textures before")
-                continue
+            alike = next((p for _, p in found.values() if (p.uv_set, p.matrix) == (own.uv_set, own.matrix)), own)
+            if alike.wrap != own.wrap:
+                self._contents.note(f"{name}: its {role} texture repeats otherwise than the textures before, and is read as they are")
             picture = self._picture(info.get("index"), f"the {role} texture of {name}")
             if picture is not None:
-                images[role], placement = picture, own
-        return images, placement
+                found[role] = picture, alike
+        first = next((placement for _, placement in found.values()), None)
+        kept = {role: picture for role, (picture, placement) in found.items() if placement == first}
+        if len(kept) == len(found):
+            return kept, first, False
+        made = one_layout(found, users, self._contents, self._tick)
+        if made is None:
+            for role in (role for role in found if role not in kept):
+                self._contents.note(f"{name}: its {role} texture is left out, its UVs differ from those of the textures before")
+            return kept, first, False
+        coarser = ", coarser than they were" if made.coarser else ""
+        self._contents.note(f"{name}: its textures lie on different UVs; they were resampled to one layout at {made.size} pixels{coarser}")
+        there = (made.placement.uv_set, made.placement.matrix)
+        turned = "normal" in found and (found["normal"][1].uv_set, found["normal"][1].matrix) != there
+        return made.images, made.placement, turned
 
     def _placement(self, info: dict[str, Any]) -> Placement:
         shift = (info.get("extensions") or {}).get("KHR_texture_transform") or {}
@@ -198,7 +225,7 @@ def number(value: Any) -> float:
         ValueError: anything else.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"it has {value!r} where a number is expected")
+        raise ValueError(f"it has {shown(value)} where a number is expected")
     return float(value)
 
 
@@ -209,5 +236,5 @@ def numbers(value: Any, count: int) -> np.ndarray:
         ValueError: another length, or what is no number.
     """
     if not isinstance(value, list) or len(value) != count:
-        raise ValueError(f"it has {value!r} where {count} numbers are expected")
+        raise ValueError(f"it has {shown(value)} where {count} numbers are expected")
     return np.array([number(v) for v in value])

@@ -52,7 +52,8 @@ def read_primitive(gltf: Gltf, tree: dict[str, Any], morph: list[float], content
     if not isinstance(attributes, dict) or "POSITION" not in attributes:
         contents.note("a primitive without positions is left out")
         return None
-    faces, decoded = None, {}
+    faces: np.ndarray | None = None
+    decoded: dict[str, np.ndarray] = {}
     if DRACO in (tree.get("extensions") or {}):
         faces, decoded = _draco(gltf, tree)
 
@@ -131,7 +132,7 @@ def _colors(gltf: Gltf, attributes: dict[str, Any], decoded: dict[str, Any], cou
 
 def _sets(gltf: Gltf, attributes: dict[str, Any], decoded: dict[str, Any], prefix: str, count: int) -> np.ndarray | None:
     """The sets PREFIX_0, PREFIX_1, ... side by side."""
-    found = []
+    found: list[np.ndarray] = []
     while f"{prefix}{len(found)}" in attributes:
         name = f"{prefix}{len(found)}"
         values = decoded[name] if name in decoded else read_accessor(gltf, attributes[name])

@@ -10,12 +10,12 @@ import numpy as np
 from ..data.progress import Tick, no_tick
 from .gltf_accessors import floats
 from .gltf_document import Gltf
-from .gltf_materials import Materials, Placement, numbers
+from .gltf_materials import Materials, Surface, numbers
 from .gltf_primitives import Primitive, morph_weights, read_primitive
-from .parts import Contents, Look, Part
+from .parts import Contents, Look, Part, refuse_distant
 from .texture_wrap import repeating
 
-MOST_VERTICES = 100_000_000  # with all instances; a file of some bytes can ask for more than any memory holds
+MOST_ELEMENTS = 100_000_000  # vertices and faces, as read and as placed; a file of some bytes can ask for more than any memory holds
 
 
 def read_gltf(path: Path, tick: Tick = no_tick) -> Contents:
@@ -26,9 +26,16 @@ def read_gltf(path: Path, tick: Tick = no_tick) -> Contents:
     Raises:
         ValueError: a broken file, or one that needs an extension that is not read (`gltf_document.SUPPORTED`).
     """
-    gltf = Gltf(path)
-    contents = Contents(notes=list(gltf.drops))
-    return _Scene(gltf, contents, tick).read()
+    try:
+        gltf = Gltf(path)
+        contents = Contents(notes=list(gltf.drops))
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is met in `_placed`
+            return _Scene(gltf, contents, tick).read()
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
+        # JSON of another shape than the format's is met wherever it is read.
+        raise ValueError(
+            f"its JSON is not built as glTF 2.0 asks ({str(error)[:80]}); export it again, or try the glTF validator on it"
+        ) from error
 
 
 class _Scene:
@@ -37,10 +44,10 @@ class _Scene:
         self.nodes = gltf.items("nodes")
         self.parent = self._parents()
         self.worlds: dict[int, np.ndarray] = {}
-        self.materials = Materials(gltf, contents)
+        self.materials = Materials(gltf, contents, tick)
         self.meshes: dict[tuple[int, tuple[float, ...]], list[Primitive]] = {}
         self.found: list[tuple[Part, int | None, dict[int, np.ndarray]]] = []
-        self.n_vertices = 0
+        self.n_elements = 0
 
     def read(self) -> Contents:
         order = self._visible()
@@ -105,19 +112,29 @@ class _Scene:
         key = (node["mesh"], tuple(weights))
         if key not in self.meshes:
             trees = _list(mesh.get("primitives"), "primitives of a mesh", of=dict)
-            made = [read_primitive(self.gltf, tree, weights, self.contents) for tree in trees]
-            self.meshes[key] = [primitive for primitive in made if primitive is not None]
+            made = []
+            for step, tree in enumerate(trees):
+                self.tick(step, len(trees))
+                primitive = read_primitive(self.gltf, tree, weights, self.contents)
+                if primitive is not None:
+                    self._count(primitive)
+                    made.append(primitive)
+            self.meshes[key] = made
         for primitive in self.meshes[key]:
             if not len(primitive.faces):
                 continue
             skinned = node.get("skin") is not None and primitive.joints is not None and primitive.weights is not None
             # The transform of a skinned node does not count (3.7.3.3): its joints place it.
             matrices = self._skinning(node["skin"], primitive) if skinned else self._instances(node, index)
-            for matrix in matrices:
-                self.n_vertices += len(primitive.positions)
-                if self.n_vertices > MOST_VERTICES:
-                    raise ValueError(f"with all its instances it has more than {MOST_VERTICES} vertices")
+            for step, matrix in enumerate(matrices):
+                self.tick(step, len(matrices))
+                self._count(primitive)
                 self.found.append((_placed(primitive, matrix), primitive.material, primitive.uvs))
+
+    def _count(self, primitive: Primitive) -> None:
+        self.n_elements += len(primitive.positions) + len(primitive.faces)
+        if self.n_elements > MOST_ELEMENTS:
+            raise ValueError(f"with all its instances it has more than {MOST_ELEMENTS:,} vertices and faces; split it into several files")
 
     def _instances(self, node: dict[str, Any], index: int) -> list[np.ndarray]:
         """The node's matrix, or those of its instances (EXT_mesh_gpu_instancing)."""
@@ -134,13 +151,16 @@ class _Scene:
         if not given:
             raise ValueError("its instances have neither translation, rotation nor scale")
         count = len(next(iter(given.values())))
-        if count * 16 > MOST_VERTICES:
+        if count * 16 > MOST_ELEMENTS:
             raise ValueError(f"{count} instances of one mesh are more than memory can hold")
         move, turn, size = (given.get(name) for name in widths)
-        return [
-            world @ _composed(None if move is None else move[i], None if turn is None else turn[i], None if size is None else size[i])
-            for i in range(count)
-        ]
+        matrices = []
+        for i in range(count):
+            self.tick(i, count)
+            matrices.append(
+                world @ _composed(None if move is None else move[i], None if turn is None else turn[i], None if size is None else size[i])
+            )
+        return matrices
 
     def _skinning(self, index: Any, primitive: Primitive) -> list[np.ndarray]:
         """One matrix a vertex, (V, 4, 4), in a list of one."""
@@ -177,36 +197,31 @@ class _Scene:
         for row, (_, material, _) in enumerate(self.found):
             users.setdefault(material, []).append(row)
         dressed: dict[int, Part] = {}
-        for material, rows in users.items():
-            surface = self.materials.surface(material)
+        for step, (material, rows) in enumerate(users.items()):
+            self.tick(step, len(users))
+            surface = self.materials.surface(material, [(self.found[row][0], self.found[row][2]) for row in rows])
             look, placement = surface.look, surface.placement
-            uvs = [self._uvs(self.found[row][2], placement) for row in rows]
+            uvs = [sets.get(0) if placement is None else placement.uvs(sets) for sets in (self.found[row][2] for row in rows)]
             if placement is not None:
                 there = [uv for uv in uvs if uv is not None]
                 look, moved = repeating(look, there, placement.wrap, self.contents)
                 left = iter(moved)
                 uvs = [None if uv is None else next(left) for uv in uvs]
             for row, uv in zip(rows, uvs, strict=True):
-                dressed[row] = self._with_look(self.found[row][0], look, uv, placement)
+                dressed[row] = self._with_look(self.found[row][0], look, uv, surface)
         self.contents.parts += [dressed[row] for row in range(len(self.found))]
 
-    def _uvs(self, sets: dict[int, np.ndarray], placement: Placement | None) -> np.ndarray | None:
-        if placement is None:
-            return sets.get(0)
-        uv = sets.get(placement.uv_set)
-        if uv is None:
-            return None
-        matrix = np.array(placement.matrix)
-        return uv if np.array_equal(matrix, np.eye(2, 3)) else uv @ matrix[:, :2].T + matrix[:, 2]
-
-    def _with_look(self, part: Part, look: Look, uv: np.ndarray | None, placement: Placement | None) -> Part:
-        if placement is not None and uv is None:
-            self.contents.note(f"a textured object has no TEXCOORD_{placement.uv_set}, so its texture is left out")
+    def _with_look(self, part: Part, look: Look, uv: np.ndarray | None, surface: Surface) -> Part:
+        if surface.placement is not None and uv is None:
+            self.contents.note(f"a textured object has no TEXCOORD_{surface.placement.uv_set}, so its texture is left out")
             look = Look(None, look.factor, look.material.without_maps())
         colors = part.colors
         if colors is not None and look.material.alpha_mode == "OPAQUE":
             colors = colors[:, :3]
-        return Part(part.vertices, part.faces, look, uv, colors, part.normals, part.tangents)
+        if colors is not None and surface.glows and (colors[:, :3] != 1).any():
+            self.contents.note(f"{surface.name}: vertex colours, which do not multiply what it emits, are left out")
+            colors = np.concatenate([np.ones_like(colors[:, :3]), colors[:, 3:]], axis=1)
+        return Part(part.vertices, part.faces, look, uv, colors, part.normals, None if surface.turned else part.tangents)
 
 
 def _placed(primitive: Primitive, matrix: np.ndarray) -> Part:
@@ -218,19 +233,17 @@ def _placed(primitive: Primitive, matrix: np.ndarray) -> Part:
         vertices = np.einsum("vij,vj->vi", linear, primitive.positions) + matrix[:, :3, 3]
     if not np.isfinite(vertices).all():
         raise ValueError("its nodes move vertices beyond all numbers")
+    refuse_distant(vertices)
     # Normals move by the cofactors of the matrix: right for any scale, and no division where it is flat.
-    cofactors = np.stack(
-        [
-            np.cross(linear[..., 1, :], linear[..., 2, :]),
-            np.cross(linear[..., 2, :], linear[..., 0, :]),
-            np.cross(linear[..., 0, :], linear[..., 1, :]),
-        ],
-        axis=-2,
-    )
+    one, two = np.array([1, 2, 0]), np.array([2, 0, 1])
+    cofactors = linear[..., one[:, None], one] * linear[..., two[:, None], two]
+    cofactors = cofactors - linear[..., one[:, None], two] * linear[..., two[:, None], one]
     mirrored = np.linalg.det(linear) < 0
     faces = primitive.faces
-    flipped = mirrored if mirrored.ndim == 0 else mirrored[faces].sum(axis=1) > 1
-    faces = np.where(np.broadcast_to(flipped, len(faces))[:, None], faces[:, ::-1], faces)
+    if mirrored.ndim == 0:
+        faces = faces[:, ::-1] if mirrored else faces
+    else:
+        faces = np.where((mirrored[faces].sum(axis=1) > 1)[:, None], faces[:, ::-1], faces)
     sign = np.where(mirrored, -1.0, 1.0)[..., None]
 
     def turned(vectors: np.ndarray, by: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ def load_mesh(path: Path | str, *, fit: bool = False, tick: Tick = no_tick) -> M
         raise ValueError(f"There is no file {path}.")
     try:
         contents = _read(path, suffix, tick)
-        mesh = join(contents, fit_radius=FIT_RADIUS if fit else None)
+        mesh = join(contents, fit_radius=FIT_RADIUS if fit else None, tick=tick)
     except ValueError as error:
         raise ValueError(f"{path.name} cannot be read as {suffix[1:].upper()}: {str(error).rstrip('.')}.") from error
     except OSError as error:

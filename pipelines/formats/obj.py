@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data.mesh import Mesh
-from ..ops.color import linear_to_srgb
+from ..ops.color import linear_to_srgb, srgb_to_linear
 from ..ops.mesh_colors import texture_with_vertex_colors
 from .glb import png_bytes, unit_normals
 
@@ -56,9 +56,14 @@ def _material_files(mesh: Mesh, texture: Tensor | None, stem: str) -> dict[str, 
     elif (material.metallic, material.roughness) != (0.0, 1.0):
         lines += [f"Pr {material.roughness:g}", f"Pm {material.metallic:g}"]
     if any(material.emissive_factor):
-        lines.append("Ke " + " ".join(f"{value * material.emissive_strength:g}" for value in material.emissive_factor))
+        # As `obj_looks` reads them: Ke is sRGB, above 1 a strength; beside a picture that holds the colour it is grey.
+        light = torch.tensor(material.emissive_factor) * material.emissive_strength
+        strength = max(1.0, float(light.max()))
+        share = (light / strength).clamp(0, 1)
+        shown = linear_to_srgb(share) if material.emissive is None else torch.ones(3)
+        lines.append("Ke " + " ".join(f"{value:.7g}" for value in (shown * strength).tolist()))
         if material.emissive is not None:
-            picture("map_Ke", f"{stem}_emissive.png", material.emissive)
+            picture("map_Ke", f"{stem}_emissive.png", linear_to_srgb(srgb_to_linear(material.emissive) * share))
     if material.normal_map is not None:
         picture("norm", f"{stem}_normal.png", material.normal_map)
     if not lines:

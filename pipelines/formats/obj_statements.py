@@ -116,7 +116,7 @@ class _Reader:
         chars = np.frombuffer(chunk + b"\n\n", np.uint8)
         ends = np.flatnonzero(chars[:-2] == _NEWLINE) + 1
         starts = np.append(0, ends[:-1])
-        first, second, third = (chars[starts + i] for i in range(3))
+        first, second, third = (_small(chars[starts + i]) for i in range(3))
         one, two = second <= _SPACE, third <= _SPACE
         v = first == ord("v")
         kinds = {"v": v & one, "vt": v & (second == ord("t")) & two, "vn": v & (second == ord("n")) & two}
@@ -138,6 +138,7 @@ class _Reader:
 
     def _take_words(self, line: bytes, row: int, switches: list[tuple[int, int]]) -> None:
         word, _, rest = line.strip().partition(b" ")
+        word = word.lower()
         if word == b"usemtl":
             name = plain_text(rest.strip())
             if name and name not in self.ids:
@@ -146,7 +147,7 @@ class _Reader:
             switches.append((row, self.ids.get(name, -1)))
         elif word == b"mtllib":
             self.found.libraries.append(plain_text(rest.strip()))
-        elif word == b"#MRGB":
+        elif word == b"#mrgb":
             self.found.polypaint.append(rest.strip())
         elif word in (b"curv", b"curv2", b"surf"):
             self.found.dropped.add("free-form curves and surfaces (convert them to polygons)")
@@ -197,6 +198,11 @@ class _Reader:
         self.found.corners.add(given, counts, text.lines)
         rows, ids = (np.array(column) for column in zip(*switches, strict=True))
         self.found.surfaces.append(ids[np.searchsorted(rows, text.rows, side="right") - 1])
+
+
+def _small(letters: np.ndarray) -> np.ndarray:
+    """Capital letters of ASCII made small: some exporters write keywords in capitals."""
+    return np.where((letters >= ord("A")) & (letters <= ord("Z")), letters | 0x20, letters)
 
 
 def _from_zero(given: np.ndarray, so_far: np.ndarray, needed: bool) -> np.ndarray:

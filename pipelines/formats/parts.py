@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..data.material import Material
+from ..data.mesh import FARTHEST
+
+UNUSABLE = 1e100  # coordinates beyond this overflow where they are squared, before they could be scaled down
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,14 @@ class Contents:
         """Adds a sentence once."""
         if text not in self.notes:
             self.notes.append(text)
+
+
+def refuse_distant(places: np.ndarray, most: float = UNUSABLE) -> None:
+    """Refuses coordinates farther than `most` from the origin.
+
+    Raises:
+        ValueError: there are some.
+    """
+    farthest = max(-float(places.min(initial=0)), float(places.max(initial=0)))
+    if farthest > most:
+        raise ValueError(f"its vertices lie up to {farthest:.3g} from the origin, beyond {FARTHEST:g}: no object is so large")

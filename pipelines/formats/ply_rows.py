@@ -23,7 +23,7 @@ def open_header(path: Path) -> Header:
     try:
         return read_header(start)
     except ValueError as error:
-        raise ValueError(f"{path.name} is no PLY file, or its header is cut short or damaged: {error}.") from None
+        raise ValueError(f"{path.name} cannot be read as a PLY: {error}. It is no PLY file, or its header is cut short.") from None
 
 
 def read_rows(path: Path, header: Header, name: str = "vertex", *, tick: Tick = no_tick) -> NDArray[Any]:

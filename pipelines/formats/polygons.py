@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..data.progress import Tick, no_tick
+from .parts import refuse_distant
 
 _BLOCK = 200_000  # polygons between two ticks
 MOST_CORNERS = 20_000  # of a polygon that needs ear clipping, whose time grows with their square
@@ -51,8 +52,9 @@ def triangulate(points: np.ndarray, corners: np.ndarray, counts: np.ndarray, tic
         counts: (F,) int64, how many corners each polygon has.
 
     Raises:
-        ValueError: a polygon with holes or bays that has more than `MOST_CORNERS` corners.
+        ValueError: a polygon with holes or bays that has more than `MOST_CORNERS` corners, or points beyond 1e300.
     """
+    refuse_distant(points, 1e300)  # differences are scaled before they are multiplied, so that these alone can overflow
     ends = np.cumsum(counts)
     found, polygons, dropped, crossing = [np.zeros((0, 3), np.int64)], [np.zeros(0, np.int64)], 0, 0
     for first in range(0, len(counts), _BLOCK):

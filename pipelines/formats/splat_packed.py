@@ -135,6 +135,7 @@ def read_spz(path: Path, most: int, *, tick: Tick = no_tick) -> dict[str, Tensor
                 return numpy.frombuffer(_exactly(stream, n * width, path, tick), "u1").reshape(n, width)
 
             fixed, alpha, color, scale, rotation, rest = map(column, widths)
+            stream.read(1)  # at its end gzip compares the checksum, and says where it is missing
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path.name} is no .spz file, or it is cut short or damaged: {error}.") from error
     version, bits = int(head["version"]), int(head["fraction_bits"])

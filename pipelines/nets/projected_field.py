@@ -13,6 +13,7 @@ from ..data.progress import Tick, no_tick, part_of
 from ..ops.coordinate_frames.instantmesh import from_triplane
 from ..ops.flexicubes import regular_grid
 from .mini_heads import PointHeads, PosedViews, activate_density
+from .triplane_field import DECODER_KINDS, saved_grid
 
 FORMAT, VERSION = "lathe.projected_field", 1
 
@@ -115,12 +116,24 @@ class ProjectedField:
                 f"expected {FORMAT!r}, version {VERSION}."
             )
         try:
-            heads = PointHeads(int(settings["triplane_dim"]), int(settings["hidden"]), bool(settings["point_input"]))
-            heads.kind = str(settings["kind"])
-            heads.load_state_dict({name[len("heads.") :]: value for name, value in tensors.items() if name.startswith("heads.")})
+            with torch.device("meta"):  # sizes that the tensors do not have take no memory
+                heads = PointHeads(int(settings["triplane_dim"]), int(settings["hidden"]), bool(settings["point_input"]))
+            if settings["kind"] not in DECODER_KINDS:
+                raise ValueError(f"heads of kind {settings['kind']!r} cannot be")
+            heads.kind = settings["kind"]
+            own = {name[len("heads.") :]: value for name, value in tensors.items() if name.startswith("heads.")}
+            heads.load_state_dict(own, assign=True)
             views = PosedViews(tensors["pictures"].float(), tensors["c2w"].float(), tensors["K"].float())
+            count = len(views.c2w)
+            if (
+                views.pictures.ndim != 4
+                or views.pictures.shape[:2] != (count, 4)
+                or views.c2w.shape != (count, 4, 4)
+                or views.K.shape != (count, 4)
+            ):
+                raise ValueError("its pictures and cameras do not fit each other")
             heads = heads.float().eval().requires_grad_(False)
-            grid_res, grid_scale = int(settings["grid_res"]), float(settings["grid_scale"])
+            grid_res, grid_scale = saved_grid(settings)
             return cls(tensors["planes"].float(), heads, views, grid_res=grid_res, grid_scale=grid_scale)
         except KeyError as error:
             raise ValueError(f"The saved field is incomplete: {error} is missing.") from error

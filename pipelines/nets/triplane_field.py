@@ -23,6 +23,8 @@ from ..ops.flexicubes_tables import CORNERS
 DENSITY_LEVEL = 10.0  # where the published models put the surface of a density
 FLEXI_WEIGHTS = 21  # 12 beta, 8 alpha, 1 gamma a cube
 FORMAT, VERSION = "lathe.triplane_field", 1
+MOST_CUBES, MOST_SAMPLES = 1024, 4096  # along an edge and a ray, of saved fields
+DECODER_KINDS = ("mesh", "nerf")
 
 
 class Head(nn.Sequential):
@@ -181,6 +183,14 @@ def flexi_parameters(
     return sdf[:, 0], deformation, 0.1 * weights
 
 
+def saved_grid(settings: dict[str, Any]) -> tuple[int, float]:
+    """Cubes along an edge of a saved field's grid, and the grid's side. Raises ValueError for numbers no grid has, KeyError without any."""
+    resolution, side = int(settings["grid_res"]), float(settings["grid_scale"])
+    if not 2 <= resolution <= MOST_CUBES or not 0 < side < float("inf"):
+        raise ValueError(f"a grid of {resolution} cubes on a side of {side} cannot be")
+    return resolution, side
+
+
 class TriplaneField:
     """One asset as the triplane network describes it; implements `data.field.Field`.
 
@@ -285,15 +295,18 @@ class TriplaneField:
                 f"expected {FORMAT!r}, version {VERSION}."
             )
         try:
-            decoder = Decoder(settings["kind"], int(settings["triplane_dim"]), int(settings["hidden"]))
-            decoder.load_state_dict({name[len("decoder.") :]: value for name, value in tensors.items() if name.startswith("decoder.")})
-            return cls(
-                tensors["planes"].float(),
-                decoder.eval().requires_grad_(False),
-                grid_res=int(settings["grid_res"]),
-                grid_scale=float(settings["grid_scale"]),
-                samples_per_ray=int(settings["samples_per_ray"]),
-            )
+            if settings["kind"] not in DECODER_KINDS:
+                raise ValueError(f"heads of kind {settings['kind']!r} cannot be")
+            with torch.device("meta"):  # sizes that the tensors do not have take no memory
+                decoder = Decoder(settings["kind"], int(settings["triplane_dim"]), int(settings["hidden"]))
+            own = {name[len("decoder.") :]: value.float() for name, value in tensors.items() if name.startswith("decoder.")}
+            decoder.load_state_dict(own, assign=True)
+            grid_res, grid_scale = saved_grid(settings)
+            samples = int(settings["samples_per_ray"])
+            if not 1 <= samples <= MOST_SAMPLES:
+                raise ValueError(f"{samples} samples a ray cannot be")
+            planes, decoder = tensors["planes"].float(), decoder.eval().requires_grad_(False)
+            return cls(planes, decoder, grid_res=grid_res, grid_scale=grid_scale, samples_per_ray=samples)
         except KeyError as error:
             raise ValueError(f"The saved triplane field is incomplete: {error} is missing.") from error
         except RuntimeError as error:

@@ -59,13 +59,10 @@ def _ids(key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def face_components(faces: Tensor, n_vertices: int) -> Tensor:
     """Number of the connected part each face belongs to (F,), parts connected through shared vertices."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
+    from trimesh.graph import connected_component_labels
 
     f = faces.cpu().numpy()
-    rows, columns = np.concatenate([f[:, 0], f[:, 1]]), np.concatenate([f[:, 1], f[:, 2]])
-    graph = coo_matrix((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(n_vertices, n_vertices))
-    labels = connected_components(graph, directed=False)[1]
+    labels = connected_component_labels(np.concatenate([f[:, :2], f[:, 1:]]), node_count=n_vertices)
     return torch.from_numpy(labels.astype(np.int64))[faces[:, 0].cpu()]
 
 

@@ -73,11 +73,9 @@ def _edges(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _components(one: np.ndarray, other: np.ndarray, size: int) -> np.ndarray:
     """Number of the connected part of each of `size` nodes, linked in pairs."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
+    from trimesh.graph import connected_component_labels
 
-    graph = coo_matrix((np.ones(len(one), np.int8), (one, other)), shape=(size, size))
-    return np.asarray(connected_components(graph, directed=False)[1])
+    return np.asarray(connected_component_labels(np.stack([one, other], axis=1), node_count=size))
 
 
 def _sides(corners: np.ndarray, paired: np.ndarray, twin: np.ndarray) -> np.ndarray:

@@ -151,6 +151,8 @@ def test_what_is_no_list_of_cameras_is_refused(value, words):
         ({"fov": -20}, "fov between 0 and 180"),
         ({"fov": "wide"}, "fov .* wide"),
         ({"zoom": -1}, "zoom above 0"),
+        ({"zoom": 0}, "zoom above 0"),
+        ({"fov": 0}, "fov between 0 and 180"),
         ({"cameraType": "orthographic"}, "orthographic"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ball_prior import COLOR, BallPrior, ball_views
 from lathe.pipelines.cameras.orbits import orbit_cameras, posed_cameras
+from lathe.pipelines.distillation import run_file
 from lathe.pipelines.distillation.cameras_and_shading import PLAIN, ReferenceView, Shading, depth_normals, random_cameras, random_shading
 from lathe.pipelines.distillation.field import DistilField
 from lathe.pipelines.distillation.loop import adam, all_finite
@@ -150,6 +151,8 @@ def test_files_that_are_no_run_states(tmp_path):
         ({"adam.layers.0.bias.exp_avg": torch.zeros(3)}, {}, "adam.layers.0.bias.exp_avg belongs to no parameter of its shape"),
         ({"adam.other.exp_avg": torch.zeros(3)}, {}, "adam.other.exp_avg belongs to no parameter"),
         ({"adam.layers.0.bias.exp_avg_sq": None}, {}, "memory of layers.0.bias is not whole"),
+        ({"adam.layers.0.bias.exp_avg": torch.full((16,), float("nan"))}, {}, "exp_avg is not made of finite numbers"),
+        ({}, {"stage": None}, "of which stage"),
         ({}, {"losses": None}, "losses are not numbers"),
         ({}, {"losses": [{"total": "much"}]}, "losses are not numbers"),
         ({}, {"losses": [{}]}, "losses are not numbers"),
@@ -157,12 +160,17 @@ def test_files_that_are_no_run_states(tmp_path):
         ({}, {"size": -1}, "size of the views"),
     ],
 )
-def test_runs_that_were_tampered_with(tmp_path, tensors, about, words):
+def test_runs_that_were_tampered_with(tmp_path, monkeypatch, tensors, about, words):
     run = DistilField(reference(), BallPrior(), QUICK)
     run.run(2)
     whole = state_of(run)
     changed = {name: tensor for name, tensor in {**whole.tensors, **tensors}.items() if tensor is not None}
-    save_run(RunState(changed, {**whole.about, **about}), tmp_path / "run.safetensors")
+    broken = RunState(changed, {**whole.about, **about})
+    with pytest.raises(ValueError, match=f"not saved: .*{words}"):
+        save_run(broken, tmp_path / "run.safetensors")
+    with monkeypatch.context() as unchecked:
+        unchecked.setattr(run_file, "what_is_wrong", lambda state: None)
+        save_run(broken, tmp_path / "run.safetensors")
     with pytest.raises(ValueError, match=f"run.safetensors holds no whole run state: .*{words}"):
         load_run(tmp_path / "run.safetensors")
 

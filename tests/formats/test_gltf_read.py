@@ -1,7 +1,9 @@
 """glTF as the format allows it: every file here holds one quad or triangle whose right place, uvs and look are written out."""
 
+import base64
 import json
 import math
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -124,6 +126,14 @@ def test_a_matrix_shears_normals_rightly(tmp_path):
     a, b, c = corners(mesh)[0]
     flat = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=0)
     torch.testing.assert_close(mesh.normals[0], flat, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("scale", "said"), [(1e250, "beyond 1e\\+12"), (1e300, "beyond all numbers"), (1e2, "beyond 1e\\+12")])
+@pytest.mark.filterwarnings("error")
+def test_coordinates_beyond_all_objects_are_refused_without_noise(tmp_path, scale, said):
+    gltf = Gltf()
+    with pytest.raises(ValueError, match=said):
+        saved(gltf, tmp_path, gltf.primitive({"POSITION": QUAD * 3e38, "NORMAL": QUAD + [0, 0, 1]}, FACES), scale=[scale] * 3)
 
 
 def test_the_default_scene_counts_and_the_others_are_said(tmp_path, caplog):
@@ -258,15 +268,6 @@ def test_all_maps_of_a_material(tmp_path):
     assert material.alpha_mode == "MASK" and material.alpha_cutoff == pytest.approx(0.3)
 
 
-def test_a_map_with_uvs_of_its_own_is_left_out_and_said(tmp_path, caplog):
-    gltf = Gltf()
-    paint = gltf.material(baseColorTexture=gltf.texture_info(CHECK), normalTexture=gltf.texture_info(CHECK, uv=1))
-    attributes = {"POSITION": QUAD, "TEXCOORD_0": UVS, "TEXCOORD_1": UVS}
-    mesh = saved(gltf, tmp_path, gltf.primitive(attributes, FACES, material=paint))
-    assert mesh.texture is not None and mesh.material.normal_map is None
-    assert "its normal texture is left out" in caplog.text
-
-
 @pytest.mark.parametrize("glow", ["texture", "factor"])
 def test_a_black_surface_that_glows_shows_its_glow(tmp_path, glow, caplog):
     gltf = Gltf()
@@ -278,6 +279,45 @@ def test_a_black_surface_that_glows_shows_its_glow(tmp_path, glow, caplog):
         torch.testing.assert_close(mesh.texture[0, 0], torch.tensor([1.0, 0, 0]))
     else:
         torch.testing.assert_close(mesh.vertex_colors[0], torch.tensor([1, 0.5, 0.25]))
+
+
+LAMP = np.zeros((8, 8, 3), np.uint8)
+LAMP[0, 0] = 255
+
+
+@pytest.mark.parametrize("kind", ["a lamp", "a normal map", "a metallic-roughness map"])
+def test_a_black_surface_that_glows_in_places_or_shines_stays_lit(tmp_path, kind, caplog):
+    gltf = Gltf()
+    emissive = gltf.texture_info(LAMP if kind == "a lamp" else CHECK)
+    more = {"a lamp": {}, "a normal map": {"normalTexture": gltf.texture_info(CHECK)}}.get(
+        kind, {"metallicRoughnessTexture": gltf.texture_info(CHECK)}
+    )
+    paint = gltf.material(baseColorFactor=[0, 0, 0, 1], emissiveFactor=[1, 1, 1], emissiveTexture=emissive, **more)
+    mesh = saved(gltf, tmp_path, gltf.primitive({"POSITION": QUAD, "TEXCOORD_0": UVS}, FACES, material=paint))
+    assert not mesh.material.unlit and mesh.material.emissive_factor == (1, 1, 1)
+    torch.testing.assert_close(mesh.material.emissive[0, 0], torch.tensor([1.0, float(kind == "a lamp"), float(kind == "a lamp")]))
+    assert len(caplog.records) == 1 and "base colour only, black" in caplog.text
+
+
+@pytest.mark.parametrize("emissive", ["none", "black"])
+def test_a_black_surface_that_does_not_glow_is_not_spoken_of(tmp_path, emissive, caplog):
+    gltf = Gltf()
+    more = {} if emissive == "none" else {"emissiveFactor": [1, 1, 1], "emissiveTexture": gltf.texture_info(np.zeros((4, 4, 3), np.uint8))}
+    paint = gltf.material(baseColorFactor=[0, 0, 0, 1], **more)
+    saved(gltf, tmp_path, gltf.primitive({"POSITION": QUAD, "TEXCOORD_0": UVS}, FACES, material=paint))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("mode", ["OPAQUE", "BLEND"])
+def test_vertex_colors_do_not_multiply_a_glow_that_is_shown_as_colour(tmp_path, mode, caplog):
+    gltf = Gltf()
+    paint = gltf.material(baseColorFactor=[0, 0, 0, 1], emissiveFactor=[1, 1, 1], emissiveTexture=gltf.texture_info(CHECK), alphaMode=mode)
+    attributes = {"POSITION": QUAD, "TEXCOORD_0": UVS, "COLOR_0": np.full((4, 4), 0.5)}
+    mesh = saved(gltf, tmp_path, gltf.primitive(attributes, FACES, material=paint))
+    torch.testing.assert_close(mesh.texture[0, 0, :3], torch.tensor([1.0, 0, 0]))
+    wanted = torch.ones(4, 3) if mode == "OPAQUE" else torch.tensor([[1, 1, 1, 0.5]]).expand(4, 4)
+    torch.testing.assert_close(mesh.vertex_colors, wanted)
+    assert "vertex colours" in caplog.text
 
 
 @pytest.mark.parametrize("form", ["jpeg", "webp"])
@@ -316,7 +356,21 @@ def test_pictures_beside_the_file(tmp_path, suffix, uri):
 
 
 @pytest.mark.parametrize(
-    ("uri", "said"), [("gone.png", "'gone.png' is missing"), ("../a.png", "leads out"), ("https://x.test/a.png", "lies on the network")]
+    ("uri", "said"),
+    [
+        ("gone.png", "'gone.png' is missing"),
+        ("../a.png", "leads out"),
+        ("..%2Fa.png", "leads out"),
+        ("https://x.test/a.png", "lies on the network"),
+        ("file:///home/me/a.png", "lies on another machine"),
+        ("FILE:///C:/Users/me/a.png", "lies on another machine"),
+        ("C:\\Users\\me\\a.png", "lies on another machine"),
+        ("/home/me/a.png", "lies on another machine"),
+        ("n" * 5000 + ".png", "is missing"),
+        ("data:image/png;base64," + "%" * 9000, "is damaged"),
+        ("date:image/png;base64," + "A" * 9000, "is missing"),
+    ],
+    ids=lambda value: value[:20],
 )
 def test_a_picture_that_cannot_be_had_is_said_once(tmp_path, uri, said, caplog):
     (tmp_path / "in").mkdir()
@@ -325,7 +379,57 @@ def test_a_picture_that_cannot_be_had_is_said_once(tmp_path, uri, said, caplog):
     paint = gltf.material(baseColorTexture={"index": gltf.texture(gltf.image(None, uri=uri))})
     gltf.node(mesh=gltf.mesh(gltf.primitive({"POSITION": QUAD, "TEXCOORD_0": UVS}, FACES, material=paint)))
     assert load_mesh(gltf.save(tmp_path / "in" / "a.glb")).texture is None
-    assert len(caplog.records) == 1 and said in caplog.text and "a.glb" in caplog.text
+    assert len(caplog.records) == 1 and said in caplog.text and "a.glb" in caplog.text and len(caplog.text) < 500
+
+
+@pytest.mark.parametrize(
+    ("uri", "stored"),
+    [
+        ("TEX.PNG", "tex.png"),
+        ("Sub/tex.png", "sub/TEX.png"),
+        ("sub\\tex.png", "sub/tex.png"),
+        ("C:\\Users\\me\\tex.png", "tex.png"),
+        ("file:///C:/Users/me/my%20tex.png", "my tex.png"),
+        ("/home/me/tex.png", "textures/tex.png"),
+        ("../textures/tex.png", "Textures/tex.png"),
+        ("tex.png", "textures/tex.png"),
+        ("100%.png", "100%.png"),
+        ("my%20tex.png", "my%20tex.png"),
+    ],
+)
+def test_pictures_are_found_however_they_are_written(tmp_path, uri, stored, caplog):
+    (tmp_path / stored).parent.mkdir(exist_ok=True)
+    (tmp_path / stored).write_bytes(png(CHECK))
+    gltf = Gltf()
+    mesh = saved(gltf, tmp_path, textured(gltf, {"index": gltf.texture(gltf.image(None, uri=uri))}))
+    assert mesh.texture[0, 0].tolist() == [1, 0, 0] and not caplog.records
+
+
+@pytest.mark.parametrize("written", ["plain", "capitals", "line breaks", "percent", "no padding", "without base64"])
+def test_data_uris_as_they_are_written(tmp_path, written):
+    body = base64.b64encode(png(CHECK) + b"12"[: (2 - len(png(CHECK))) % 3]).decode()
+    uri = {
+        "plain": f"data:image/png;base64,{body}",
+        "capitals": f"DATA:image/png;Base64,{body}",
+        "line breaks": "data:image/png;base64,\r\n" + "\r\n ".join(body[i : i + 76] for i in range(0, len(body), 76)),
+        "percent": f"data:image/png;base64,{quote(body, safe='')}",
+        "no padding": f"data:image/png;base64,{body.rstrip('=')}",
+        "without base64": "data:image/png," + quote(png(CHECK), safe=""),
+    }[written]
+    gltf = Gltf()
+    mesh = saved(gltf, tmp_path, textured(gltf, {"index": gltf.texture(gltf.image(None, uri=uri))}))
+    assert mesh.texture[0, 0].tolist() == [1, 0, 0]
+
+
+def test_values_of_any_length_are_shown_short(tmp_path, caplog):
+    gltf = Gltf()
+    primitive = textured(gltf, gltf.texture_info(CHECK), name="m" * 9000, alphaMode="A" * 9000)
+    saved(gltf, tmp_path, primitive)
+    assert "is unknown and read as OPAQUE" in caplog.text and len(caplog.text) < 500
+    gltf.tree["accessors"][0]["type"] = "V" * 9000
+    with pytest.raises(ValueError, match="VVV") as error:
+        load_mesh(gltf.save(tmp_path / "a.glb"))
+    assert len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize("name", ["EXT_meshopt_compression", "KHR_texture_basisu", "VENDOR_anything"])
@@ -499,3 +603,21 @@ def test_instances_are_placed_under_the_eyes_of_cancel(tmp_path):
     calls = []
     load_mesh(gltf.save(tmp_path / "a.glb"), tick=lambda done, total, preview=None: calls.append(done))
     assert len(calls) >= 50
+
+
+@pytest.mark.parametrize("kind", ["indices", "attributes", "strips"])
+def test_small_files_that_claim_much_are_refused_before_memory_is_full(tmp_path, kind):
+    gltf = Gltf()
+    accessor = {"componentType": 5125, "count": 1 << 24, "type": "SCALAR"}
+    if kind == "attributes":
+        rows = {"componentType": 5126, "count": 1 << 24}
+        names = {"POSITION": "VEC3", "NORMAL": "VEC3", "TEXCOORD_0": "VEC2"}
+        primitives = [{"attributes": {name: gltf.add("accessors", type=shape, **rows) for name, shape in names.items()}}]
+    else:
+        place = {"attributes": {"POSITION": gltf.accessor(QUAD)}, "mode": STRIP if kind == "strips" else 4}
+        primitives = [{**place, "indices": gltf.add("accessors", **accessor)} for _ in range(8 if kind == "strips" else 1)]
+    mesh = gltf.mesh(*primitives)
+    for _ in range(40):
+        gltf.node(mesh=mesh)
+    with pytest.raises(ValueError, match=r"too many|more than [\d,]+ vertices and faces"):
+        load_mesh(gltf.save(tmp_path / "a.glb"))

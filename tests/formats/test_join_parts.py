@@ -5,7 +5,7 @@ import pytest
 import torch
 from formats.gltf_samples import Gltf
 from lathe.pipelines.data.material import Material
-from lathe.pipelines.formats import atlas
+from lathe.pipelines.formats import atlas, join_parts
 from lathe.pipelines.formats.join_parts import join
 from lathe.pipelines.formats.meshes import load_mesh
 from lathe.pipelines.formats.parts import Contents, Look, Part
@@ -96,6 +96,43 @@ def test_equal_materials_of_two_objects_share_one_texture_without_an_atlas():
     assert mesh.texture.shape[:2] == (8, 8) and torch.equal(mesh.uvs[:4], mesh.uvs[4:])
 
 
+def test_pictures_of_many_materials_are_compared_once_each(monkeypatch):
+    """Equal at a glance, so that only the whole picture tells them apart."""
+    digested = []
+    real = join_parts.blake2b
+    monkeypatch.setattr(join_parts, "blake2b", lambda data: digested.append(len(data)) or real(data))
+    pictures = [np.zeros((64, 64, 3), np.float32) for _ in range(20)]
+    for number, image in enumerate(pictures):
+        image[1, 1] = number / 20
+    parts = [part(Look(image), 2 * number) for number, image in enumerate(pictures)]
+    again = [part(Look(image.copy()), 2 * number, UVS) for number, image in enumerate(pictures)]
+    mesh, _ = joined(*parts, *again)
+    assert len(digested) == 40
+    assert torch.equal(mesh.uvs[:80], mesh.uvs[80:])
+    for number, given in enumerate(parts):
+        assert_looks_like(mesh, number, given)
+
+
+@pytest.mark.parametrize("differs", ["texture", "factor", "map", "sides", "occlusion"])
+def test_materials_that_differ_in_one_thing_stay_apart(differs):
+    image, other = picture(8, 8, 1), picture(8, 8, 1)
+    shine = [torch.full((8, 8, 3), 0.5), torch.full((8, 8, 3), 0.5)]
+    factor = np.ones(4, np.float32)
+    material = Material(metallic_roughness=shine[1])
+    if differs == "texture":
+        other[3, 3, 1] += 1e-3
+    elif differs == "factor":
+        factor[1] = 0.5
+    elif differs == "map":
+        shine[1][3, 3, 1] = 0.25
+    elif differs == "sides":
+        material = Material(metallic_roughness=shine[1], double_sided=True)
+    else:
+        material = Material(metallic_roughness=shine[1], occlusion_in_red=True)
+    mesh, _ = joined(part(Look(image, material=Material(metallic_roughness=shine[0]))), part(Look(other, factor, material), 2))
+    assert mesh.texture.shape[:2] != (8, 8)
+
+
 def test_maps_and_factors_meet_in_the_atlas():
     grey = torch.full((8, 8, 3), 0.5)
     first = Material(
@@ -143,6 +180,13 @@ def test_far_coordinates_are_moved_only_where_float32_would_show(offset, moved):
     extent = mesh.vertices.amax(0) - mesh.vertices.amin(0)
     torch.testing.assert_close(extent[:2], torch.full((2,), 0.1), atol=1e-3, rtol=0)
     assert bool(notes) is moved
+
+
+@pytest.mark.parametrize("fit", [None, 0.95])
+@pytest.mark.filterwarnings("error")
+def test_coordinates_beyond_all_objects_are_refused_without_noise(fit):
+    with pytest.raises(ValueError, match=r"1e\+308 from the origin, beyond 1e\+12"):
+        join(Contents([Part(QUAD * 1e308, FACES)]), fit_radius=fit)
 
 
 def test_one_warning_a_file_and_call(tmp_path, caplog):

@@ -297,6 +297,13 @@ def test_broken_field_files_are_refused_in_words(tmp_path):
     save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata={"lathe": json.dumps(settings)})
     with pytest.raises(ValueError, match="incomplete"):
         fields.load_field(path)
+    tensors = {**tensors, "planes": field.planes.to(torch.int32)}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata={"lathe": json.dumps(settings)})
+    with pytest.raises(ValueError, match="planes must be floating-point"):
+        fields.load_field(path)
+    bad = TriplaneField(field.planes * float("nan"), Decoder("mesh", 8, 32).requires_grad_(False), grid_res=16)
+    with pytest.raises(ValueError, match="NaN or infinite .planes. and is not saved"):
+        fields.save_field(bad, path)
     with pytest.raises(ValueError, match="no file"):
         fields.load_field(tmp_path / "gone.safetensors")
     with pytest.raises(ValueError, match="saved as .safetensors"):

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from lathe.pipelines.data.material import Material
+from lathe.pipelines.data.mesh import Mesh
 from lathe.pipelines.formats.beside import find_beside
+from lathe.pipelines.formats.meshes import load_mesh, save_mesh
 from lathe.pipelines.formats.mtl import read_mtl
 from lathe.pipelines.formats.obj_read import read_obj
+from lathe.pipelines.ops.color import srgb_to_linear
 from PIL import Image
 
 REPORTED = Path(__file__).parents[1] / "data" / "reported"
@@ -307,3 +312,19 @@ def test_latin_1_names_of_materials(tmp_path):
 def test_parsing_takes_any_words():
     found = read_mtl(b"Kd 1 0 0\nnewmtl a b\nmap_Kd\nmap_Kd -s\nmap_Kd -mm 1\nd\nKd\nnewmtl a b\nKd 0 0 1\n")
     assert list(found) == ["a b"] and found["a b"].pictures["map_kd"].file == "" and found["a b"].words["kd"] == ""
+
+
+@pytest.mark.parametrize("factor, strength", [((0.5, 0.5, 0.5), 1.0), ((0.5, 0.1, 0.0), 1.0), ((0.5, 1.0, 0.25), 4.0)])
+@pytest.mark.parametrize("pictured", [False, True])
+def test_what_glows_comes_back_from_lathes_own_files(tmp_path, factor, strength, pictured):
+    light = torch.tensor(factor) * strength
+    emissive = torch.full((4, 4, 3), 0.8) if pictured else None
+    material = Material(emissive=emissive, emissive_factor=factor, emissive_strength=strength)
+    triangle = torch.eye(3)
+    save_mesh(Mesh(triangle, torch.tensor([[0, 1, 2]]), uvs=triangle[:, :2], material=material), tmp_path / "a.obj")
+    read = load_mesh(tmp_path / "a.obj").material
+    found = torch.tensor(read.emissive_factor) * read.emissive_strength
+    if read.emissive is not None:
+        found = found * srgb_to_linear(read.emissive[0, 0])
+        light = light * srgb_to_linear(torch.tensor(0.8))
+    torch.testing.assert_close(found, light, atol=0.01, rtol=0.02)

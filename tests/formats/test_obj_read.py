@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lathe.pipelines.formats.meshes import load_mesh
 from lathe.pipelines.formats.obj_read import read_obj
 
 REPORTED = Path(__file__).parents[1] / "data" / "reported"
@@ -96,6 +97,23 @@ def test_lines_go_on_after_a_backslash_but_not_comments(tmp_path):
 
 def test_comments_behind_statements(tmp_path):
     assert areas(one(tmp_path, "v 0 0 0 # first, of 3\nv 1 0 0#\nv 0 1 0\nf 1 2 3 # 4 5\n")).tolist() == [[0, 0, 0.5]]
+
+
+def test_keywords_in_capitals(tmp_path):
+    text = "V 0 0 0\nV 1 0 0 \nv 0 1 0\nVT 0 0\nVn 0 0 1\nvN 0 0 1\nUSEMTL Paint\nF 1/1/1 2/1/1 3/1/2\nFO 1 2 3\nUseMtl b\nL 1 2\nf 1 2 3\n"
+    contents = read(tmp_path, text)
+    assert [len(part.faces) for part in contents.parts] == [2, 1]
+    assert points(contents.parts[0]).tolist() == [[[0, 0, 0], [1, 0, 0], [0, 1, 0]]] * 2
+    assert any("lines (l)" in note for note in contents.notes)
+    assert any("m.mtl is missing" in note for note in contents.notes)
+
+
+@pytest.mark.parametrize("faces", ["f 1 2 3\n", "f 1 2 3 4\n", "f 1 2 3 4 5\n"])
+@pytest.mark.filterwarnings("error")
+def test_coordinates_beyond_all_objects_are_refused_without_noise(tmp_path, faces):
+    (tmp_path / "m.obj").write_text("v 1e308 0 0\nv -1e308 1e308 0\nv 0 0 1e308\nv 0 1 0\nv 0 0 -1e308\n" + faces)
+    with pytest.raises(ValueError, match=r"1e\+308 from the origin, beyond 1e\+12"):
+        load_mesh(tmp_path / "m.obj")
 
 
 def test_decimal_commas_are_read_and_said(tmp_path):

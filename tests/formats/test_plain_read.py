@@ -369,3 +369,11 @@ def test_transparent_pictures_of_a_ply(tmp_path):
     (tmp_path / "t.png").write_bytes(out.getvalue())
     part = read(tmp_path, mesh("ascii", [("s", "float"), ("t", "float")], ((0, 0),) * 4, comments=["TextureFile t.png"])).parts[0]
     assert part.look.texture[0, 0, 3] == pytest.approx(0.2) and part.look.material.alpha_mode == "BLEND"
+
+
+def test_faces_may_stand_before_vertices(tmp_path):
+    head = "ply\nformat ascii 1.0\nelement face 1\nproperty list uchar int vertex_indices\nelement vertex 3\n"
+    rows = "property float x\nproperty float y\nproperty float z\nend_header\n3 0 1 2\n0 0 0\n1 0 0\n0 1 0\n"
+    (tmp_path / "a.ply").write_text(head + rows)
+    found = read_plain(tmp_path / "a.ply").parts[0]
+    np.testing.assert_array_equal(found.vertices[found.faces[0]], [[0, 0, 0], [1, 0, 0], [0, 1, 0]])

@@ -61,7 +61,7 @@ def test_text_that_is_no_table(tmp_path, body):
 )
 def test_headers_that_say_nothing(tmp_path, line):
     path = write(tmp_path / "a.ply", "ascii", b"", behind=line + "\n")
-    with pytest.raises(ValueError, match=r"a\.ply is no PLY file, or its header is cut short or damaged: its header"):
+    with pytest.raises(ValueError, match=r"a\.ply cannot be read as a PLY: its header"):
         ply_rows.open_header(path)
 
 

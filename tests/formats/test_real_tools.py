@@ -1,6 +1,5 @@
 """Files that gltfpack and glTF-Transform make of Lathe's own load to the same picture, or are refused by name with the remedy."""
 
-
 import numpy as np
 import pytest
 import torch

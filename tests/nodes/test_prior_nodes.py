@@ -314,8 +314,11 @@ def test_nodes_make_priors_with_stages():
 
 def test_the_picture_is_laid_on_white():
     picture, mask = torch.zeros(1, 4, 4, 3), torch.zeros(1, 4, 4)
+    with pytest.raises(ValueError, match="mask is empty"):
+        nodes.one_picture(picture, mask)
+    mask[0, 1, 2] = 1
     laid = nodes.on_white(*nodes.one_picture(picture, mask))
-    assert float(laid.min()) == 1
+    assert float(laid[0, :, 1, 2].max()) == 0 and float(laid.sum()) == 3 * 15
     with pytest.raises(ValueError, match="one reference picture, not 2"):
         nodes.one_picture(torch.zeros(2, 4, 4, 3), None)
     with pytest.raises(ValueError, match="mask's shape"):

@@ -409,5 +409,10 @@ def test_verdicts_are_remembered_by_hash_and_damaged_memories_are_none(tmp_path)
     for text in ("", "[]", '{"version": 0, "files": {"a": 1}}', '{"version": 2, "files": {"a": {"proposal": {"chosen": {"form": 3}}}}}'):
         memory.path.write_text(text)
         assert memory.recall("a") == {}
+    for text in ("[" * 100_000, '{"version": 2, "files": [1]}', '{"version": 2, "files": {"a": 7}}', "\ud800"):
+        memory.path.write_text(text, errors="surrogatepass")
+        assert memory.recall("a") == {}
+        memory.keep("a", {"proposal": good})
+        assert memory.recall("a") == {"proposal": good}
     (tmp_path / "file").write_bytes(b"weights")
     assert attention_memory.file_hash(tmp_path / "file") == hashlib.sha256(b"weights").hexdigest()

@@ -106,7 +106,7 @@ def test_a_file_arrives_whole_and_is_not_fetched_twice(tmp_path, hub):
     folder = tmp_path / "models"
     path = download(ONE, folder, tick=lambda step, total, preview=None: seen.append((step, total)))
     assert path == folder / "one.bin" and path.read_bytes() == FILES["acme/one"]["weights.bin"]
-    assert seen == [(1, 3), (2, 3), (3, 3), (3, 3)]
+    assert list(dict.fromkeys(seen)) == [(1, 3), (2, 3), (3, 3)] and seen.count((3, 3)) > 2, "the checksum is no long silence"
     assert download(ONE, folder) == path
     assert hub.fetched == [("weights.bin", 0)]
     assert [p.name for p in folder.rglob("*") if p.is_file()] == ["one.bin"]

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
     [
         (None, "not one of Lathe's mini models"),
         ("[1]", "no JSON object"),
-        ("{", "no JSON object"),
+        ("{", "no JSON that can be read"),
+        ("[" * 100_000, "mini.safetensors is nested too deep"),
         (json.dumps({"kind": "lrm"}), "holds a lrm model"),
         (json.dumps({"kind": "views", "patch": 4, "unet": {}}), "lack view_size, camera_preset"),
     ],

@@ -5,7 +5,7 @@ from io import BytesIO
 import pytest
 import torch
 from lathe.nodes.core import schema as core_schema
-from lathe.nodes.core.images import alpha_in, images_in, images_out, masks_in, masks_out
+from lathe.nodes.core.images import alpha_in, images_in, images_out, masks_in, masks_out, object_masks_in
 from lathe.nodes.core.mesh import Types, from_core_mesh, meshes_in, to_core_mesh
 from lathe.nodes.core.schema import io
 from lathe.pipelines.data.cameras import Cameras
@@ -51,6 +51,16 @@ def test_pixels_of_another_range_are_said(caplog):
     for bad in (picture * 255, picture * 2 - 1, (picture * 255).long()):
         caplog.clear()
         assert float(images_in(bad).max()) <= 1 and "cut to 0..1" in caplog.text
+
+
+def test_masks_without_an_object_are_said(caplog):
+    mask = torch.zeros(2, 8, 8)
+    object_masks_in(mask, "image_mask")
+    assert "image_mask: no mask shows an object" in caplog.text
+    caplog.clear()
+    mask[0, 3:5, 3:5] = 1
+    object_masks_in(mask)
+    assert not caplog.records
 
 
 def test_masks_round_trip():
