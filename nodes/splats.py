@@ -169,7 +169,7 @@ def starts_in(start: Any, assets: int, settings: FitSettings, seed: int, voxel_t
     if hasattr(start, "positions"):
         starts = from_core_splat(start)
     elif hasattr(start, "vertices"):
-        starts = [splat_start.start_from_mesh(mesh, settings.points, seed) for mesh in from_core_mesh(start)]
+        starts = [splat_start.start_from_mesh(mesh, settings.points, seed) for mesh in from_core_mesh(start, points=True)]
     elif hasattr(start, "data"):
         volumes, extents = voxels_in(start)
         starts = [

@@ -103,10 +103,13 @@ def _texture(meshes: list[Mesh]) -> dict[str, Tensor | None]:
     return {"texture": torch.stack([t[..., :3] for t in stacked]), "texture_alpha": alpha}
 
 
-def from_core_mesh(core: Any) -> list[Mesh]:
+def from_core_mesh(core: Any, *, points: bool = False) -> list[Mesh]:
     """A core MESH (ours or another node's) -> its meshes, without padding.
 
     Where the core gave no counts, faces whose corners are one and the same vertex are padding.
+
+    Args:
+        points: whether a mesh may have no faces, as a cloud of points.
 
     Raises:
         ValueError: tensors that do not fit together, or as `Mesh`.
@@ -114,7 +117,7 @@ def from_core_mesh(core: Any) -> list[Mesh]:
     vertices, faces = (_items(core, name, 2, needed=True) for name in ("vertices", "faces"))
     if len(vertices) != len(faces):
         raise ValueError(f"The MESH has vertices of {len(vertices)} meshes and faces of {len(faces)}.")
-    check_core_mesh(core, vertices, faces)
+    check_core_mesh(core, vertices, faces, points)
     counts = [getattr(core, name, None) for name in ("vertex_counts", "face_counts")]
     return [_item(core, i, vertices[i], faces[i], [None if c is None else int(c[i]) for c in counts]) for i in range(len(vertices))]
 

@@ -17,12 +17,13 @@ DARKEST, BRIGHTEST = -0.5, 2.0  # of colours: beyond them they were meant for an
 FARTHEST_UV = 1e6  # textures repeat, but not so often
 
 
-def check_core_mesh(core: Any, vertices: Sequence[Tensor], faces: Sequence[Tensor]) -> None:
+def check_core_mesh(core: Any, vertices: Sequence[Tensor], faces: Sequence[Tensor], points: bool = False) -> None:
     """Checks counts, kinds of numbers, and that each part has a row for each vertex or a picture for each mesh.
 
     Args:
         core: the MESH.
         vertices, faces: its (V, 3) and (F, 3) for each mesh, padding and all.
+        points: whether a mesh may have no faces, as a cloud of points.
 
     Raises:
         ValueError: it names the part and says what is right.
@@ -35,7 +36,7 @@ def check_core_mesh(core: Any, vertices: Sequence[Tensor], faces: Sequence[Tenso
         if rows.is_complex() or (rows.is_floating_point() and bool((rows != rows.round()).any())):
             raise ValueError("The MESH's faces must be whole numbers, the indices of vertices.")
     counts = getattr(core, "face_counts", None)
-    if any(len(rows) == 0 for rows in faces) or (counts is not None and min(map(int, counts)) == 0):
+    if not points and (any(len(rows) == 0 for rows in faces) or (counts is not None and min(map(int, counts)) == 0)):
         raise ValueError("The MESH has no faces; points alone are no surface.")
     for rows in vertices:
         if rows.is_complex():

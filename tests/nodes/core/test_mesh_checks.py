@@ -1,9 +1,13 @@
 """A MESH of another node that cannot be what it says is refused in words, whatever is wrong with it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from comfy_api.latest import Types
 from lathe.nodes.core.mesh import from_core_mesh
+from lathe.nodes.splats import starts_in
+from lathe.pipelines.splats.fit_settings import load_fit_preset
 
 
 def mesh(meshes=1, **parts):
@@ -53,3 +57,9 @@ def test_what_fits_is_read():
     alone = mesh()
     alone.vertices, alone.faces, alone.vertex_colors = alone.vertices[0], alone.faces[0].float(), torch.rand(4, 3)
     assert from_core_mesh(alone)[0].vertex_colors is not None
+
+
+def test_a_cloud_of_points_is_a_start_for_splats():
+    cloud = mesh(faces=torch.zeros(1, 0, 3, dtype=torch.int64))
+    (splats,) = starts_in(cloud, 1, replace(load_fit_preset("fast"), points=4), seed=0, voxel_threshold=0.5)
+    assert len(splats) == 4
