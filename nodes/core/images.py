@@ -36,13 +36,13 @@ def images_in(image: Tensor) -> Tensor:
     return pixels.clamp(0, 1).contiguous()
 
 
-def _tell_range(pixels: Tensor) -> None:
+def _tell_range(pixels: Tensor, kind: str = "IMAGE") -> None:
     """Warns of pixels so far outside [0, 1] that they were meant for another range; resizing and VAEs go a little beyond."""
     lowest, highest = float(pixels.min()), float(pixels.max())
     if lowest < -OVERSHOOT or highest > 1 + OVERSHOOT:
         log.warning(
-            "The pixels of an IMAGE go from %.4g to %.4g and are cut to 0..1: bring them to that range first, for instance by dividing "
-            "numbers up to 255 by 255.", lowest, highest,
+            "The pixels of a %s go from %.4g to %.4g and are cut to 0..1: bring them to that range first, for instance by dividing "
+            "numbers up to 255 by 255.", kind, lowest, highest,
         )  # fmt: skip
 
 
@@ -78,10 +78,11 @@ def masks_in(mask: Tensor) -> Tensor:
         mask = mask[:, 0]
     if mask.ndim != 3 or 0 in mask.shape:
         raise ValueError(f"A MASK of shape (count, height, width) is expected, this one is {tuple(mask.shape)}.")
-    mask = mask.detach()
+    mask = _shares(mask)
     if not bool(torch.isfinite(mask).all()):
         raise ValueError("The mask holds numbers that are NaN or infinite.")
-    return mask.to(torch.float32).clamp(0, 1)[:, None].contiguous()
+    _tell_range(mask, "MASK")
+    return mask.clamp(0, 1)[:, None].contiguous()
 
 
 def object_masks_in(mask: Tensor, socket: str = "masks") -> Tensor:

@@ -150,8 +150,8 @@ def _item(core: Any, i: int, vertices: Tensor, faces: Tensor, counts: list[int |
 
     uvs = of_vertex("uvs", 2)
     material, factor = material_from_core(core, picture)
-    texture, alpha = picture("texture"), getattr(core, "texture_alpha", None)
-    if texture is not None and alpha is not None and texture.shape[2] == 3:
+    texture, alpha = picture("texture"), _items(core, "texture_alpha", 2)
+    if texture is not None and alpha and texture.shape[2] == 3:
         texture = torch.cat([texture, resized(alpha[i][..., None].to(texture), *texture.shape[:2])], dim=2)
     if uvs is None and (texture is not None or material.maps()):
         log.warning("A MESH has pictures but no UVs to lay them by; they are left out.")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 OF_VERTEX = ("uvs", "vertex_colors", "normals", "tangents")
 PICTURES = ("texture", "texture_alpha", "metallic_roughness", "normal_map", "emissive")
 CHANNELS = (1, 3, 4)
-COLORS = ("vertex_colors", "texture")
+COLORS = ("vertex_colors", *PICTURES)
 DARKEST, BRIGHTEST = -0.5, 2.0  # of colours: beyond them they were meant for another range than 0 to 1
 
 FARTHEST_UV = 1e6  # textures repeat, but not so often
@@ -44,14 +46,7 @@ def check_core_mesh(core: Any, vertices: Sequence[Tensor], faces: Sequence[Tenso
     for name in OF_VERTEX:
         _check_rows(name, getattr(core, name, None), vertices)
     for name in PICTURES:
-        value = getattr(core, name, None)
-        for picture in value if isinstance(value, list | tuple) or (isinstance(value, Tensor) and name != "texture_alpha") else ():
-            channels = picture.shape[-1] if isinstance(picture, Tensor) and picture.ndim else None
-            if channels not in CHANNELS:
-                raise ValueError(f"The MESH's {name} must have 1, 3 or 4 channels, not {channels}.")
-        lone = isinstance(value, Tensor) and value.ndim == (2 if name == "texture_alpha" else 3)
-        if value is not None and not lone and len(value) != len(vertices):
-            raise ValueError(f"The MESH has {len(value)} pictures as {name} for {len(vertices)} meshes; each mesh needs one.")
+        _check_pictures(name, getattr(core, name, None), len(vertices))
     uvs = getattr(core, "uvs", None)
     for item in uvs if isinstance(uvs, list | tuple) else [uvs]:
         if isinstance(item, Tensor) and item.numel() and FARTHEST_UV < float(item.abs().max()) < float("inf"):
@@ -66,17 +61,37 @@ def check_core_mesh(core: Any, vertices: Sequence[Tensor], faces: Sequence[Tenso
 def _check_counts(name: str, counts: Any, rows: Sequence[Tensor]) -> None:
     if counts is None:
         return
-    numbers = counts.tolist() if isinstance(counts, Tensor) else counts
-    if not isinstance(numbers, list | tuple) or len(numbers) != len(rows) or not all(type(number) is int for number in numbers):
+    numbers = counts.tolist() if isinstance(counts, Tensor | np.ndarray) else counts
+    if not isinstance(numbers, list | tuple) or len(numbers) != len(rows) or not all(isinstance(n, Integral) for n in numbers):
         raise ValueError(f"The MESH's {name} must be {len(rows)} whole numbers, one for each mesh.")
     for number, row in zip(numbers, rows, strict=True):
         if not 0 <= number <= len(row):
             raise ValueError(f"The MESH's {name} say {number}, but there are {len(row)} rows.")
 
 
+def _check_pictures(name: str, value: Any, count: int) -> None:
+    """Pictures (H, W, C) for each mesh; those of `texture_alpha` are (H, W)."""
+    if value is None:
+        return
+    ndim = 2 if name == "texture_alpha" else 3
+    lone = isinstance(value, Tensor) and value.ndim == ndim
+    items = [value] if lone or not isinstance(value, list | tuple | Tensor) else list(value)
+    for picture in items:
+        if not isinstance(picture, Tensor) or picture.ndim != ndim or 0 in picture.shape:
+            shape = tuple(picture.shape) if isinstance(picture, Tensor) else type(picture).__name__
+            raise ValueError(f"The MESH's {name} must be pictures of {ndim} dimensions, not {shape}.")
+        if ndim == 3 and picture.shape[-1] not in CHANNELS:
+            raise ValueError(f"The MESH's {name} must have 1, 3 or 4 channels, not {picture.shape[-1]}.")
+    if not lone and len(items) != count:
+        raise ValueError(f"The MESH has {len(items)} pictures as {name} for {count} meshes; each mesh needs one.")
+
+
 def _check_rows(name: str, value: Any, vertices: Sequence[Tensor]) -> None:
     if value is None:
         return
+    if not isinstance(value, list | tuple | Tensor) or len(value) == 0:
+        shown = "empty" if isinstance(value, list | tuple | Tensor) else f"a {type(value).__name__}"
+        raise ValueError(f"The MESH's {name} need a row for each vertex; they are {shown}.")
     items = [value] if isinstance(value, Tensor) and value.ndim == 2 else value
     found = [tuple(item.shape) if isinstance(item, Tensor) else type(item).__name__ for item in items]
     if len(items) != len(vertices) or any(not isinstance(i, Tensor) or len(i) != len(v) for i, v in zip(items, vertices, strict=True)):

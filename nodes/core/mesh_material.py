@@ -124,13 +124,20 @@ def material_from_core(core: Any, picture: Callable[[str], Tensor | None]) -> tu
     for name in ("occlusion_strength", "normal_scale", "emissive_strength", "alpha_cutoff"):
         if name in factors:
             factors[name] = _number(factors[name], name)
+    for name in ("metallic", "roughness", "occlusion_strength"):
+        if not 0 <= factors.get(name, 0.0) <= 1:
+            raise ValueError(f"The MESH's material has {factors[name]:g} as {name}; a number from 0 to 1 is expected.")
+    if factors.get("emissive_strength", 0.0) < 0:
+        raise ValueError(f"The MESH's material has {factors['emissive_strength']:g} as emissive_strength; 0 or more is expected.")
     glow = _numbers(factors.get("emissive_factor", (0.0, 0.0, 0.0)), 3, "emissive_factor")
     factors["emissive_factor"] = (1.0, 1.0, 1.0) if maps["emissive"] is not None and not any(glow) else glow
-    factors["double_sided"] = bool(given.get("double_sided", bool(given)))
-    red = bool(getattr(core, "occlusion_in_mr", False)) and maps["metallic_roughness"] is not None
-    material = Material(**maps, **factors, occlusion_in_red=red, unlit=bool(getattr(core, "unlit", False)))  # type: ignore[arg-type]
+    factors["double_sided"] = _flag(given.get("double_sided", bool(given)), "double_sided")
+    red = _flag(getattr(core, "occlusion_in_mr", False), "occlusion_in_mr") and maps["metallic_roughness"] is not None
+    material = Material(**maps, **factors, occlusion_in_red=red, unlit=_flag(getattr(core, "unlit", False), "unlit"))  # type: ignore[arg-type]
     factor = given.get("base_color_factor")
     base = (1.0, 1.0, 1.0, 1.0) if factor is None else _numbers(factor, 4, "base_color_factor")
+    if not all(0 <= value <= 1 for value in base):
+        raise ValueError(f"The MESH's material has {list(base)} as base_color_factor; numbers from 0 to 1 are expected.")
     return material, torch.tensor(base)
 
 
@@ -148,6 +155,12 @@ def with_factor(mesh: Mesh, factor: Tensor) -> Mesh:
         own[:, : mesh.vertex_colors.shape[1]] = mesh.vertex_colors
     own = (own * factor).clamp(0, 1)
     return replace(mesh, vertex_colors=own if bool((own[:, 3] < 1).any()) else own[:, :3])
+
+
+def _flag(value: Any, name: str) -> bool:
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"The MESH's {name} is a tensor of {value.numel()} values; one for all meshes is expected.")
+    return bool(value)
 
 
 def _number(value: Any, name: str) -> float:

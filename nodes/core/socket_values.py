@@ -60,7 +60,7 @@ def _is_tensor(value: Any) -> bool:
 
 def _is_text(pair: Any) -> bool:
     """An entry of CONDITIONING."""
-    return isinstance(pair, list | tuple) and len(pair) == 2 and _is_tensor(pair[0]) and isinstance(pair[1], dict)
+    return isinstance(pair, list | tuple) and len(pair) >= 2 and _is_tensor(pair[0]) and isinstance(pair[1], dict)
 
 
 SPLAT_PARTS = ("positions", "scales", "rotations", "opacities", "sh")
@@ -114,7 +114,7 @@ def _check_run(where: str, run: Any) -> None:
 
 
 def _check_conditioning(where: str, pairs: Any) -> None:
-    for tokens, _ in pairs:
+    for tokens, *_ in pairs:
         if tokens.ndim != 3 or 0 in tokens.shape or not bool(torch.isfinite(tokens).all()):
             raise ValueError(
                 f"{where} must hold finite numbers of shape (count, tokens, width), not {_shown(tokens)}"

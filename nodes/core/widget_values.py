@@ -62,6 +62,8 @@ def _integer(where: str, widget: Any, value: Any) -> int:
 
 def _float(where: str, widget: Any, value: Any) -> float:
     number = _number(value)
+    if number is not None and _finite(number):
+        number = _on_bound(widget, number)
     if number is None or not _finite(number) or not _inside(widget, number):
         raise ValueError(f"{where} takes numbers{_range(widget)}, not {_shown(value)}. {CHECK}")
     return float(number)
@@ -69,6 +71,8 @@ def _float(where: str, widget: Any, value: Any) -> float:
 
 def _boolean(where: str, widget: Any, value: Any) -> bool:
     plain = _plain(value)
+    if isinstance(plain, numbers.Real) and plain in (0, 1):  # other packs' logic nodes hand on 0 and 1
+        return bool(plain)
     if not isinstance(plain, bool):
         raise ValueError(f"{where} is on or off (true or false), not {_shown(value)}. {CHECK}")
     return plain
@@ -117,6 +121,14 @@ def _finite(number: Any) -> bool:
 
 def _inside(widget: Any, number: Any) -> bool:
     return (widget.min is None or number >= widget.min) and (widget.max is None or number <= widget.max)
+
+
+def _on_bound(widget: Any, number: Any) -> Any:
+    """A bound in single precision, as other nodes hand it on, may lie just outside the range: it is the bound itself."""
+    for bound in (widget.min, widget.max):
+        if bound is not None and isinstance(number, float) and number == float(np.float32(bound)):
+            return bound
+    return number
 
 
 def _range(widget: Any) -> str:

@@ -91,6 +91,8 @@ def parse_views(text: str, n_views: int) -> list[int]:
             raise ValueError(f"Views: {reprlib.repr(part)} is neither a number nor a range such as 2-5.") from None
         if max(abs(start), abs(end)) > n_views:
             raise ValueError(f"Views: {part} lies outside this set of {n_views} views (0 to {n_views - 1}).")
+        if end < start:
+            raise ValueError(f"Views: {part} runs backwards; write {end}-{start}, or name the views one by one in the order you want.")
         views += range(start, end + 1)
     if not views:
         raise ValueError("Views: name at least one view, for example 0, 2, 4-5.")

@@ -50,11 +50,12 @@ def tell_inverted(masks: Tensor, socket: str, remedy: str = INVERT, kind: str = 
     """
     count, total = int(seem_inverted(masks).sum()), len(masks)
     if count:
-        which = f"the {kind} at `{socket}` covers" if total == 1 else f"{count} of the {total} {kind}s at `{socket}` cover"
+        which = f"the {kind} at `{socket}` marks" if total == 1 else f"{count} of the {total} {kind}s at `{socket}` mark"
         log.warning(
-            "Lathe: %s the picture's border and not its inside, so 1 seems to mean the background, where it should mean the object. If it "
-            "does, %s.", which, remedy,
-        )  # fmt: skip
+            "Lathe: what %s as the object covers the picture's border and not its inside, so it seems to be the background. If it is, %s.",
+            which,
+            remedy,
+        )
 
 
 def _middle(cells: Tensor, margin: float) -> Tensor:

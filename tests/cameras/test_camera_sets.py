@@ -175,3 +175,10 @@ def test_random_elevations_are_the_seeds_and_fill_their_range():
     assert orbits.random_elevation(3, 10, 10) == 10
     with pytest.raises(ValueError, match="lower first"):
         orbits.random_elevation(0, 30, 20)
+
+
+def test_views_that_run_backwards_are_named():
+    from lathe.pipelines.cameras.join_and_select import parse_views
+
+    with pytest.raises(ValueError, match="5-2 runs backwards; write 2-5"):
+        parse_views("0, 5-2", 8)

@@ -80,10 +80,10 @@ def test_one_warning_counts_the_masks(caplog):
     masks = torch.stack([disc(), ~disc(), ~disc(), torch.ones(H, W)]).float()[:, None]
     tell_inverted(masks, "masks")
     (record,) = caplog.records
-    assert "2 of the 4 masks at `masks` cover" in record.getMessage() and "Invert Mask" in record.getMessage()
+    assert "2 of the 4 masks at `masks` mark" in record.getMessage() and "Invert Mask" in record.getMessage()
     caplog.clear()
     tell_inverted(masks[1:2], "mask", "set `mask_is` to object")
-    assert "the mask at `mask` covers" in caplog.text and "set `mask_is` to object" in caplog.text
+    assert "what the mask at `mask` marks as the object covers" in caplog.text and "set `mask_is` to object" in caplog.text
     caplog.clear()
     tell_inverted(masks[:1], "mask")
     assert not caplog.records

@@ -37,14 +37,14 @@ def test_prepare_image_names_its_widget(caplog):
     load_image, text = prepared(caplog, 1 - OBJECT, "transparency")
     assert not text and torch.equal(right, load_image), "core's Load Image gives 1 - alpha"
     _, text = prepared(caplog, OBJECT, "transparency")
-    assert "the mask at `mask` covers" in text and "set `mask_is` to object" in text
+    assert "what the mask at `mask` marks as the object covers" in text and "set `mask_is` to object" in text
     _, text = prepared(caplog, 1 - OBJECT, "object")
     assert "set `mask_is` to transparency" in text
 
 
 def test_prepare_image_counts_the_masks_of_a_batch(caplog):
     _, text = prepared(caplog, OBJECT.repeat(3, 1, 1), "transparency", PICTURE.repeat(3, 1, 1, 1))
-    assert text.count("seems to mean") == 1 and "3 of the 3 masks" in text
+    assert text.count("seems to be the background") == 1 and "3 of the 3 masks" in text
 
 
 def test_alpha_of_the_other_polarity_names_the_node_that_made_it(caplog):

@@ -73,10 +73,15 @@ def test_numbers(node, widget):
 
 @pytest.mark.parametrize(("node", "widget"), widgets(io.Boolean.Input))
 def test_truth_values(node, widget):
-    for value in (1, 0, "true", None, math.nan, [True], torch.tensor(1.0)):
+    for value in (2, 0.5, "true", None, math.nan, [True], torch.ones(2)):
         with pytest.raises(ValueError, match=f": {widget.id} "):
             arrives(node, widget.id, value)
     assert arrives(node, widget.id, True) is True and arrives(node, widget.id, np.bool_(False)) is False
+    assert arrives(node, widget.id, 1) is True and arrives(node, widget.id, 0) is False  # of other packs' logic nodes
+
+
+def test_a_bound_rounded_to_single_precision_is_the_bound():
+    assert arrives(NODES["LatheOrbitCameras"], "radius", np.float32(0.01)) == 0.01
 
 
 @pytest.mark.parametrize(("node", "widget"), widgets(io.Combo.Input))

@@ -155,3 +155,11 @@ def test_file_3d_is_read(tmp_path, monkeypatch):
     for source in (str(tmp_path / "a.glb"), BytesIO((tmp_path / "a.glb").read_bytes())):
         (back,) = meshes_in(File3D(source))
         assert torch.allclose(back.vertices, mesh.vertices) and torch.equal(back.faces, mesh.faces)
+
+
+def test_masks_of_other_ranges(caplog):
+    whole = masks_in(torch.tensor([[[0, 51, 255]]], dtype=torch.uint8))
+    torch.testing.assert_close(whole.flatten(), torch.tensor([0.0, 0.2, 1.0]))
+    assert not caplog.records
+    masks_in(torch.tensor([[[0.0, 128.0, 255.0]]]))
+    assert "pixels of a MASK go from 0 to 255" in caplog.text

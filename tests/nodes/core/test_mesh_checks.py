@@ -40,6 +40,15 @@ def mesh(meshes=1, **parts):
         ({"uvs": torch.rand(1, 4, 2), "emissive": torch.rand(1, 8, 8, 2)}, "emissive must have 1, 3 or 4 channels, not 2"),
         ({"uvs": torch.full((1, 4, 2), 1e30)}, "uvs go beyond"),
         ({"material": "metal"}, "dictionary"),
+        ({"material": {"metallic_factor": 2.0}}, "metallic; a number from 0 to 1"),
+        ({"material": {"base_color_factor": [255, 128, 64, 255]}}, "base_color_factor; numbers from 0 to 1"),
+        ({"material": {"double_sided": torch.ones(2)}}, "double_sided is a tensor of 2 values"),
+        ({"uvs": torch.rand(1, 4, 2), "metallic_roughness": torch.full((1, 8, 8, 3), 200.0)}, "divide numbers up to 255"),
+        ({"uvs": torch.rand(1, 4, 2), "normal_map": torch.full((1, 8, 8, 3), -1.0)}, "normal_map go from -1"),
+        ({"uvs": torch.rand(1, 4, 2), "texture": torch.rand(1, 8, 8, 3), "texture_alpha": torch.rand(1, 8, 8, 1)}, "2 dimensions"),
+        ({"uvs": torch.rand(1, 4, 2), "texture": torch.rand(1, 8, 8, 3), "texture_alpha": 0.5}, "2 dimensions, not float"),
+        ({"normals": 5}, "they are a int"),
+        ({"uvs": []}, "they are empty"),
         ({"faces": torch.zeros(1, 0, 3, dtype=torch.int64)}, "no faces"),
         ({"uvs": torch.rand(1, 4, 2), "normal_map": torch.rand(3, 8, 8, 3)}, "3 pictures as normal_map"),
     ],
@@ -63,3 +72,11 @@ def test_a_cloud_of_points_is_a_start_for_splats():
     cloud = mesh(faces=torch.zeros(1, 0, 3, dtype=torch.int64))
     (splats,) = starts_in(cloud, 1, replace(load_fit_preset("fast"), points=4), seed=0, voxel_threshold=0.5)
     assert len(splats) == 4
+
+
+def test_counts_and_alpha_of_other_packages_are_read():
+    import numpy as np
+
+    parts = {"uvs": torch.rand(1, 4, 2), "texture": torch.rand(1, 8, 8, 3), "texture_alpha": torch.full((8, 8), 0.25)}
+    counts = {"vertex_counts": np.array([4]), "face_counts": np.array([4])}
+    assert float(from_core_mesh(mesh(**parts, **counts))[0].texture[..., 3].mean()) == 0.25
