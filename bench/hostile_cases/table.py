@@ -39,14 +39,14 @@ MASK = rows(
         "NaN in one place; infinity in one place; all NaN; all minus infinity; no frames; no rows; one dimension; six dimensions; complex; "
         "three channels",
     ),
-    yes=(VALUE, "float64; float16; not contiguous; wants a gradient; bool"),
+    yes=(VALUE, "float64; float16; uint8; not contiguous; wants a gradient; bool"),
     either=(
         EITHER,
-        "another size; another aspect; 1 x 1 pixels; full; half everywhere; one pixel; one frame empty; noise; uint8; numbers up to 255; "
+        "another size; another aspect; 1 x 1 pixels; full; half everywhere; one pixel; one frame empty; noise; "
         "negative; one channel behind; one channel before; one mask without a batch; a list of frames; a NumPy array",
     ),
     empty=(SAID, "empty"),
-    said=(SAID, "inverted"),
+    said=(SAID, "inverted; numbers up to 255"),
     counted=(REFUSE, "one frame too few; one frame too many"),
 )
 CAMERAS = rows(

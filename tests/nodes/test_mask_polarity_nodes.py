@@ -86,6 +86,7 @@ def test_what_nodes_share_to_read_masks_warns_once(caplog, read):
     assert caplog.text.count("Invert Mask") == 1
 
 
+NODES = asyncio.run(LatheExtension().get_node_list())  # here, where no other loop runs
 PASSED_ON = {"LathePrepareImage", "LatheTileViews", "LatheJoinViews", "LatheSelectViews"}
 
 
@@ -93,7 +94,7 @@ def test_every_mask_socket_is_looked_at():
     """A node with a mask either reads it by these functions or, as those above, hands it on or has a widget for it."""
     readers = ("object_masks_in(", "outlines_in(", "one_picture(")
     unread = []
-    for node in asyncio.run(LatheExtension().get_node_list()):
+    for node in NODES:
         info = node.GET_NODE_INFO_V1()["input"]
         sockets = [name for group in info.values() for name, spec in group.items() if spec[0] == "MASK"]
         source = inspect.getsource(inspect.getmodule(node))
