@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from ..pipelines.cameras import join_and_select
 from ..pipelines.data.cameras import Cameras
-from ..pipelines.data.views import SQUEEZED, count_assets, match_cameras
+from ..pipelines.data.views import count_assets, match_cameras, squeezed
 from .core.images import images_in, images_out, masks_out, object_masks_in
 from .core.schema import CAMERAS, IMAGE, MASK, schema, widget
 
@@ -66,7 +66,7 @@ class LatheAddPicture(io.ComfyNode):
             )
         for what, shown, outlines in (("picture", pictures, silhouettes), ("views", views, view_masks)):
             (height, width), (rows, columns) = shown.shape[2:], outlines.shape[2:]
-            if not 1 / SQUEEZED < width * rows / (height * columns) < SQUEEZED:
+            if squeezed(width * rows / (height * columns)):
                 raise ValueError(
                     f"Add Picture To Views: the {what} and its mask differ in proportions, {width} x {height} and {columns} x {rows} "
                     "pixels: wire the mask that belongs to it."
@@ -78,7 +78,7 @@ class LatheAddPicture(io.ComfyNode):
         ]
         single = Cameras(torch.stack([c.c2w for c in placed]), torch.stack([c.K for c in placed]), placed[0].names)
         height, width = pictures.shape[2:]
-        if not 1 / SQUEEZED < views.shape[3] * height / (views.shape[2] * width) < SQUEEZED:
+        if squeezed(views.shape[3] * height / (views.shape[2] * width)):
             logging.getLogger(__name__).warning(
                 "Add Picture To Views: the picture is %d x %d pixels and the views are %d x %d; all are padded to squares on white, with "
                 "their cameras.", width, height, views.shape[3], views.shape[2],

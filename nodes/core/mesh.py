@@ -125,26 +125,18 @@ def from_core_mesh(core: Any, *, points: bool = False) -> list[Mesh]:
 def _item(core: Any, i: int, vertices: Tensor, faces: Tensor, counts: list[int | None]) -> Mesh:
     n_vertices = len(vertices) if counts[0] is None else counts[0]
     corners = faces if counts[1] is None else faces[: counts[1]]
-    if corners.is_floating_point() and not bool(torch.isfinite(corners).all()):
-        raise ValueError("The MESH's faces hold NaN or infinite numbers.")
     corners = corners.to("cpu", torch.int64)
     if counts[1] is None and corners.ndim == 2:
         corners = corners[(corners != corners[:, :1]).any(1)]
 
     def of_vertex(name: str, channels: int) -> Tensor | None:
         values = _items(core, name, 2)
-        if not values:
-            return None
-        if len(values) <= i or len(values[i]) < n_vertices:
-            raise ValueError(f"The MESH's {name} do not cover its {n_vertices} vertices.")
-        return values[i][:n_vertices, :channels].to("cpu", torch.float32)
+        return values[i][:n_vertices, :channels].to("cpu", torch.float32) if values else None
 
     def picture(name: str) -> Tensor | None:
         values = _items(core, name, 3)
         if not values:
             return None
-        if len(values) <= i:
-            raise ValueError(f"The MESH has {len(values)} pictures as {name}, too few for its meshes.")
         image = values[i].to("cpu", torch.float32)
         return image.expand(-1, -1, 3) if image.shape[2] == 1 else image[..., :4]
 

@@ -35,7 +35,7 @@ def check_core_mesh(core: Any, vertices: Sequence[Tensor], faces: Sequence[Tenso
     _check_counts("vertex_counts", getattr(core, "vertex_counts", None), vertices)
     _check_counts("face_counts", getattr(core, "face_counts", None), faces)
     for rows in faces:
-        if rows.is_complex() or (rows.is_floating_point() and bool((rows != rows.round()).any())):
+        if rows.is_complex() or (rows.is_floating_point() and not bool((torch.isfinite(rows) & (rows == rows.round())).all())):
             raise ValueError("The MESH's faces must be whole numbers, the indices of vertices.")
     counts = getattr(core, "face_counts", None)
     if not points and (any(len(rows) == 0 for rows in faces) or (counts is not None and min(map(int, counts)) == 0)):
@@ -82,7 +82,7 @@ def _check_pictures(name: str, value: Any, count: int) -> None:
             raise ValueError(f"The MESH's {name} must be pictures of {ndim} dimensions, not {shape}.")
         if ndim == 3 and picture.shape[-1] not in CHANNELS:
             raise ValueError(f"The MESH's {name} must have 1, 3 or 4 channels, not {picture.shape[-1]}.")
-    if not lone and len(items) != count:
+    if len(items) != count:
         raise ValueError(f"The MESH has {len(items)} pictures as {name} for {count} meshes; each mesh needs one.")
 
 

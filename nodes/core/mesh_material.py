@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ...pipelines.data.material import Material
 from ...pipelines.data.mesh import Mesh
-from ...pipelines.ops.color import linear_to_srgb, srgb_to_linear
-from ...pipelines.ops.material_maps import freest_alpha_mode, glow_map, glows_beyond_one, normal_map, resized, shine_map
+from ...pipelines.ops.material_maps import freest_alpha_mode, glows_beyond_one, joint_maps, joint_material, resized
+from ...pipelines.ops.mesh_colors import factored
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ def _alike(materials: list[Material]) -> bool:
 
 def _with_maps_for_all(materials: list[Material]) -> list[Material]:
     """Materials that show the same with equal factors; what these cannot hold apart is said."""
-    first, mode = materials[0], freest_alpha_mode(materials)
-    names = ["alpha_mode", "double_sided", "unlit"] + (["alpha_cutoff"] if mode == "MASK" else [])
+    first = materials[0]
+    names = ["alpha_mode", "double_sided", "unlit"] + (["alpha_cutoff"] if freest_alpha_mode(materials) == "MASK" else [])
     differ = [name.replace("_", " ") for name in names if any(getattr(m, name) != getattr(first, name) for m in materials)]
     if any(glows_beyond_one(material) for material in materials):
         differ.append("emission brighter than 1")
@@ -72,25 +72,9 @@ def _with_maps_for_all(materials: list[Material]) -> list[Material]:
         log.warning("The meshes of a batch share one material, so %s cannot differ between them; save them one by one.", ", ".join(differ))
     sizes = [image.shape[:2] for material in materials for image in material.maps().values()]
     size = (max((h for h, _ in sizes), default=4), max((w for _, w in sizes), default=4))
-    shines = any(m.metallic_roughness is not None for m in materials) or len({(m.metallic, m.roughness) for m in materials}) > 1
-    bends = any(material.normal_map is not None for material in materials)
-    glows = any(any(material.emissive_factor) for material in materials)
-    return [
-        Material(
-            metallic_roughness=shine_map(material, *size) if shines else None,
-            metallic=1.0 if shines else first.metallic,
-            roughness=1.0 if shines else first.roughness,
-            occlusion_in_red=shines and any(m.occlusion_in_red for m in materials),
-            normal_map=normal_map(material, *size) if bends else None,
-            emissive=glow_map(material, *size) if glows else None,
-            emissive_factor=(1.0, 1.0, 1.0) if glows else (0.0, 0.0, 0.0),
-            alpha_mode=mode,
-            alpha_cutoff=first.alpha_cutoff,
-            double_sided=any(m.double_sided for m in materials),
-            unlit=all(m.unlit for m in materials),
-        )
-        for material in materials
-    ]
+    makers = joint_maps(materials)
+    maps = [{name: make(material, *size) for name, make in makers.items()} for material in materials]
+    return [replace(joint_material(materials, own), alpha_cutoff=first.alpha_cutoff) for own in maps]
 
 
 def _stacked(maps: list[Tensor | None]) -> Tensor | None:
@@ -146,10 +130,7 @@ def with_factor(mesh: Mesh, factor: Tensor) -> Mesh:
     if bool((factor == 1).all()):
         return mesh
     if mesh.texture is not None:
-        color = linear_to_srgb((srgb_to_linear(mesh.texture[..., :3]) * factor[:3]).clamp(0, 1))
-        alpha = mesh.texture[..., 3:] if mesh.texture.shape[2] == 4 else torch.ones_like(color[..., :1])
-        there = mesh.texture.shape[2] == 4 or float(factor[3]) != 1
-        return replace(mesh, texture=torch.cat([color, alpha * factor[3]], dim=2) if there else color)
+        return replace(mesh, texture=factored(mesh.texture, factor))
     own = torch.ones(len(mesh.vertices), 4)
     if mesh.vertex_colors is not None:
         own[:, : mesh.vertex_colors.shape[1]] = mesh.vertex_colors

@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate
 
 from ..data.cameras import Cameras
 from ..data.progress import Tick, no_tick, part_of
-from ..data.views import SQUEEZED, count_assets, match_cameras
+from ..data.views import count_assets, match_cameras, squeezed
 from ..nets.elevation_head import ElevationNet, frame_pictures, spread_frames
 from ..ops import camera_math
 from ..ops.silhouette_contours.dispatch import rim_misses
@@ -236,7 +236,7 @@ def learned_elevation(net: ElevationNet, images: Tensor, masks: Tensor, orbit: O
     """
     chosen = spread_frames(orbit.azimuths)
     views, K = torch.cat([images[chosen], masks[chosen]], dim=1), orbit.K[chosen]
-    if float(((K[:, 0] * images.shape[3]) / (K[:, 1] * images.shape[2]) - 1).abs().max()) > SQUEEZED - 1:
+    if bool(squeezed((K[:, 0] * images.shape[3]) / (K[:, 1] * images.shape[2])).any()):
         views, K = square_views(views, K, torch.tensor([1.0, 1.0, 1.0, 0.0]))
     pictures = frame_pictures(views[:, :3], views[:, 3:], K[:, 2:], net.view_size)
     with torch.no_grad():

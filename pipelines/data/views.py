@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,11 @@ def count_assets(n_frames: int, cameras: Cameras, what: str = "images") -> int:
     return assets
 
 
+def squeezed(aspects: Any) -> Any:
+    """Where pixels, or one picture beside another, are wider or higher by more than `SQUEEZED`: of a number or a tensor."""
+    return (aspects > SQUEEZED) | (aspects < 1 / SQUEEZED)
+
+
 def match_cameras(cameras: Cameras, height: int, width: int, *, stage: str, advice: str = "") -> Cameras:
     """The cameras for pictures of this size (`Cameras.for_pictures`); a warning where they are for pictures of other proportions.
 
@@ -52,7 +58,7 @@ def match_cameras(cameras: Cameras, height: int, width: int, *, stage: str, advi
     """
     fitted = cameras.for_pictures(height, width)
     aspects = fitted.pixel_aspects(height, width)
-    off = (aspects > SQUEEZED) | (aspects < 1 / SQUEEZED)
+    off = squeezed(aspects)
     if bool(off.any()):
         own = f"{width / height / float(aspects[off][0]):.3g}:1"
         which = "the cameras are" if bool(off.all()) else f"{int(off.sum())} of {off.numel()} cameras are"

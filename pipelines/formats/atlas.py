@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..data.material import AlphaMode, Material
 from ..data.progress import Tick, no_tick
-from ..ops.color import linear_to_srgb, srgb_to_linear
-from ..ops.material_maps import freest_alpha_mode, glow_map, glows_beyond_one, normal_map, resized, shine_map
+from ..ops.material_maps import freest_alpha_mode, glows_beyond_one, joint_maps, joint_material, resized
+from ..ops.mesh_colors import factored
 from .parts import Contents, Look, Part
 from .pictures import LARGEST_SIDE
 
@@ -45,7 +45,7 @@ def one_texture(parts: list[Part], contents: Contents, tick: Tick = no_tick) -> 
             cell = _bordered(resized(image, height, width))
             whole[name][row : row + cell.shape[0], column : column + cell.shape[1]] = cell
         sheet.place = (column + _BORDER, row + _BORDER, width / sheet.reach[0], height / sheet.reach[1])
-    look = _joint_look(looks, whole, mode, contents)
+    look = _joint_look(looks, whole, contents)
     placed = {id(sheet.look): sheet for sheet in sheets}
     return [_moved(part, placed[id(part.look)], size, look) for part in parts]
 
@@ -78,14 +78,9 @@ class _Sheet:
 
 def _layers(looks: list[Look], mode: AlphaMode) -> dict[str, Callable[[Look, int, int], Tensor]]:
     """The maps that some look needs, and what draws them (height, width, C) for a look."""
-    materials = [look.material for look in looks]
     layers: dict[str, Callable[[Look, int, int], Tensor]] = {"base": lambda look, *size: _base(look, mode, *size)}
-    if any(m.metallic_roughness is not None for m in materials) or len({(m.metallic, m.roughness) for m in materials}) > 1:
-        layers["metallic_roughness"] = lambda look, *size: shine_map(look.material, *size)
-    if any(m.normal_map is not None for m in materials):
-        layers["normal_map"] = lambda look, *size: normal_map(look.material, *size)
-    if any(any(m.emissive_factor) for m in materials):
-        layers["emissive"] = lambda look, *size: glow_map(look.material, *size)
+    for name, make in joint_maps([look.material for look in looks]).items():
+        layers[name] = lambda look, *size, make=make: make(look.material, *size)
     return layers
 
 
@@ -133,14 +128,13 @@ def _sheet(look: Look, users: list[Part], contents: Contents) -> _Sheet:
 def _base(look: Look, mode: AlphaMode, height: int, width: int) -> Tensor:
     texture = torch.ones(1, 1, 4) if look.texture is None else torch.from_numpy(np.ascontiguousarray(look.texture))
     texture = resized(texture, height, width)
-    factor, material = torch.from_numpy(look.factor), look.material
-    color = linear_to_srgb(srgb_to_linear(texture[..., :3]) * factor[:3]).clamp(0, 1) if bool((factor[:3] != 1).any()) else texture[..., :3]
-    alpha = texture[..., 3:] * factor[3] if texture.shape[2] == 4 else factor[3].expand(height, width, 1)
+    material, painted = look.material, factored(texture, torch.from_numpy(look.factor))
+    color, alpha = painted[..., :3], painted[..., 3:] if painted.shape[2] == 4 else torch.ones(height, width, 1)
     if material.alpha_mode == "OPAQUE":
         alpha = torch.ones_like(alpha)
     elif material.alpha_mode == "MASK" and (mode == "BLEND" or material.alpha_cutoff != 0.5):
         alpha = (alpha >= material.alpha_cutoff).float()
-    return color if mode == "OPAQUE" else torch.cat([color, alpha.clamp(0, 1)], dim=2)
+    return color if mode == "OPAQUE" else torch.cat([color, alpha], dim=2)
 
 
 def _bordered(image: Tensor) -> Tensor:
@@ -177,35 +171,22 @@ def _on_shelves(cells: list[tuple[int, int]], most: int) -> tuple[list[tuple[int
     return corners, (row + shelf, widest)
 
 
-def _joint_look(looks: list[Look], whole: dict[str, Tensor], mode: AlphaMode, contents: Contents) -> Look:
+def _joint_look(looks: list[Look], whole: dict[str, Tensor], contents: Contents) -> Look:
     """The look of the atlas."""
     materials = [look.material for look in looks]
-    first = materials[0]
-    shines, glows = "metallic_roughness" in whole, "emissive" in whole
     if any(glows_beyond_one(m) for m in materials):
         contents.note("some of its materials glow brighter than 1, which one texture cannot hold; they glow as 1")
-    unlit = all(m.unlit for m in materials)
-    if not unlit and any(m.unlit for m in materials):
+    if any(m.unlit for m in materials) and not all(m.unlit for m in materials):
         contents.note("some of its materials are unlit; in one texture with the others they are lit")
-    sides = any(m.double_sided for m in materials)
-    if sides and not all(m.double_sided for m in materials):
+    note_sides(materials, contents)
+    base = whole.pop("base").numpy()
+    return Look(base, np.ones(4, np.float32), joint_material(materials, whole))
+
+
+def note_sides(materials: list[Material], contents: Contents) -> None:
+    """Says it where only some of the materials that become one show from behind."""
+    if any(m.double_sided for m in materials) and not all(m.double_sided for m in materials):
         contents.note("some of its materials show from behind; now all of it does")
-    return Look(
-        whole["base"].numpy(),
-        np.ones(4, np.float32),
-        Material(
-            metallic_roughness=whole.get("metallic_roughness"),
-            metallic=1.0 if shines else first.metallic,
-            roughness=1.0 if shines else first.roughness,
-            occlusion_in_red=any(m.occlusion_in_red for m in materials),
-            normal_map=whole.get("normal_map"),
-            emissive=whole.get("emissive"),
-            emissive_factor=(1.0, 1.0, 1.0) if glows else (0.0, 0.0, 0.0),
-            alpha_mode=mode,
-            double_sided=sides,
-            unlit=unlit,
-        ),
-    )
 
 
 def _moved(part: Part, sheet: _Sheet, size: tuple[int, int], look: Look) -> Part:

@@ -13,9 +13,10 @@ from torch import Tensor
 from ..data.material import AlphaMode, Material
 from ..data.mesh import FARTHEST, Mesh
 from ..data.progress import Tick, no_tick
-from ..ops.color import linear_to_srgb, srgb_to_linear
-from ..ops.mesh_tools import vertex_normals
-from .atlas import one_texture
+from ..ops.material_maps import freest_alpha_mode
+from ..ops.mesh_colors import factored
+from ..ops.mesh_tools import fitted, vertex_normals
+from .atlas import note_sides, one_texture
 from .parts import Contents, Look, Part, refuse_distant
 
 _COARSE = 1e-4  # float32 steps beyond this fraction of a mesh's size would show
@@ -74,11 +75,7 @@ def _placed(places: np.ndarray, fit_radius: float | None, contents: Contents) ->
     low, high = places.min(0), places.max(0)
     extent = float(np.linalg.norm(high - low))
     if fit_radius is not None:
-        centred = places - (low + high) / 2
-        farthest = float(np.linalg.norm(centred, axis=1).max())
-        if farthest <= 0:
-            raise ValueError("it is a single point, so it has no size to fit")
-        return centred * (fit_radius / farthest)
+        return fitted(torch.from_numpy(places), fit_radius).numpy()
     if float(np.abs(places).max()) * float(np.finfo(np.float32).eps) > _COARSE * extent > 0:
         middle = np.round((low + high) / 2)
         contents.note(
@@ -130,14 +127,8 @@ def _texture(look: Look, alpha_mode: AlphaMode) -> Tensor | None:
     """(H, W, 3 or 4) sRGB with the factor multiplied in; the fourth channel only where alpha counts."""
     if look.texture is None:
         return None
-    picture = torch.from_numpy(np.ascontiguousarray(look.texture))
-    color, factor = picture[..., :3], torch.from_numpy(look.factor)
-    if not bool((factor[:3] == 1).all()):
-        color = linear_to_srgb(srgb_to_linear(color) * factor[:3]).clamp(0, 1)
-    if alpha_mode == "OPAQUE" or (picture.shape[2] == 3 and factor[3] == 1):
-        return color.contiguous()
-    alpha = picture[..., 3:] if picture.shape[2] == 4 else torch.ones_like(picture[..., :1])
-    return torch.cat([color, (alpha * factor[3]).clamp(0, 1)], dim=2)
+    painted = factored(torch.from_numpy(np.ascontiguousarray(look.texture)), torch.from_numpy(look.factor))
+    return painted[..., :3].contiguous() if alpha_mode == "OPAQUE" else painted.contiguous()
 
 
 def _colors(parts: list[Part], joint: Material, *, textured: bool) -> Tensor | None:
@@ -188,9 +179,5 @@ def _merged(parts: list[Part], looks: list[Look], contents: Contents) -> Materia
     for name in ("metallic", "roughness", "emissive_factor", "emissive_strength", "unlit"):
         if any(getattr(material, name) != getattr(main, name) for material in materials):
             contents.note(f"its materials differ in {name.replace('_', ' ')}; that of the largest counts for all")
-    modes = {material.alpha_mode for material in materials}
-    mode: AlphaMode = "BLEND" if "BLEND" in modes else "MASK" if "MASK" in modes else "OPAQUE"
-    sides = any(material.double_sided for material in materials)
-    if sides and not all(material.double_sided for material in materials):
-        contents.note("some of its materials show from behind; now all of it does")
-    return replace(main, alpha_mode=mode, double_sided=sides)
+    note_sides(materials, contents)
+    return replace(main, alpha_mode=freest_alpha_mode(materials), double_sided=any(material.double_sided for material in materials))

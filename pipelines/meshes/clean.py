@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data.mesh import Mesh
-from ..ops.mesh_tools import face_components, face_vectors, merge_vertices, taubin
+from ..ops.mesh_tools import face_components, face_vectors, fitted, merge_vertices, taubin
 from ..ops.two_sides import reversed_copies
 
 
@@ -59,12 +59,7 @@ def fit_to_cube(mesh: Mesh, radius: float = 0.95) -> Mesh:
     Raises:
         ValueError: the mesh has no size.
     """
-    lower, upper = mesh.vertices.amin(0), mesh.vertices.amax(0)
-    centred = mesh.vertices - (lower + upper) / 2
-    farthest = float(centred.norm(dim=1).max())
-    if farthest <= 0:
-        raise ValueError("Fitting: the mesh is a single point, so it has no size.")
-    return replace(mesh, vertices=centred * (radius / farthest))
+    return replace(mesh, vertices=fitted(mesh.vertices, radius))
 
 
 def sound_faces(vertices: Tensor, faces: Tensor, place: Tensor | None = None) -> Tensor:

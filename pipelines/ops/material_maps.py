@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,38 @@ def glow_map(material: Material, height: int, width: int) -> Tensor:
 def glows_beyond_one(material: Material) -> bool:
     """Whether `glow_map` cannot hold what it emits."""
     return any(factor * material.emissive_strength > 1 for factor in material.emissive_factor)
+
+
+MapMaker = Callable[[Material, int, int], Tensor]
+
+
+def joint_maps(materials: Sequence[Material]) -> dict[str, MapMaker]:
+    """What makes each map that some of these materials need once all have equal factors, by field name."""
+    made: dict[str, MapMaker] = {}
+    if any(m.metallic_roughness is not None for m in materials) or len({(m.metallic, m.roughness) for m in materials}) > 1:
+        made["metallic_roughness"] = shine_map
+    if any(m.normal_map is not None for m in materials):
+        made["normal_map"] = normal_map
+    if any(any(m.emissive_factor) for m in materials):
+        made["emissive"] = glow_map
+    return made
+
+
+def joint_material(materials: Sequence[Material], maps: Mapping[str, Tensor]) -> Material:
+    """One material for all of these, with maps made as `joint_maps` says; alpha and sides are the freest of theirs."""
+    shines, glows = "metallic_roughness" in maps, "emissive" in maps
+    return Material(
+        metallic_roughness=maps.get("metallic_roughness"),
+        metallic=1.0 if shines else materials[0].metallic,
+        roughness=1.0 if shines else materials[0].roughness,
+        occlusion_in_red=shines and any(m.occlusion_in_red for m in materials),
+        normal_map=maps.get("normal_map"),
+        emissive=maps.get("emissive"),
+        emissive_factor=(1.0, 1.0, 1.0) if glows else (0.0, 0.0, 0.0),
+        alpha_mode=freest_alpha_mode(materials),
+        double_sided=any(m.double_sided for m in materials),
+        unlit=all(m.unlit for m in materials),
+    )
 
 
 def freest_alpha_mode(materials: Iterable[Material]) -> AlphaMode:

@@ -50,6 +50,17 @@ def base_color(texture: Tensor | None, own: Tensor | None) -> Tensor | None:
     return torch.cat([linear_to_srgb(product[..., :3]), product[..., 3:]], dim=-1)
 
 
+def factored(texture: Tensor, factor: Tensor) -> Tensor:
+    """A texture (H, W, 3 or 4), sRGB, times a linear factor (4,); a fourth channel where either has alpha."""
+    color = texture[..., :3]
+    if bool((factor[:3] != 1).any()):
+        color = linear_to_srgb(srgb_to_linear(color) * factor[:3]).clamp(0, 1)
+    if texture.shape[2] == 3 and factor[3] == 1:
+        return color
+    alpha = texture[..., 3:] if texture.shape[2] == 4 else torch.ones_like(color[..., :1])
+    return torch.cat([color, (alpha * factor[3]).clamp(0, 1)], dim=2)
+
+
 def texture_with_vertex_colors(mesh: Mesh) -> Tensor | None:
     """The texture (H, W, 3 or 4) with the vertices' colours multiplied in, for what cannot hold both; None where it repeats over
     places of different colours (uvs that leave the unit square)."""

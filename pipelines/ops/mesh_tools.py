@@ -7,6 +7,19 @@ import torch
 from torch import Tensor
 
 
+def fitted(vertices: Tensor, radius: float) -> Tensor:
+    """Vertices (V, 3), of any precision, with their bounding box centred on the origin and the farthest at `radius`.
+
+    Raises:
+        ValueError: they have no size.
+    """
+    centred = vertices - (vertices.amin(0) + vertices.amax(0)) / 2
+    farthest = float(centred.norm(dim=1).max())
+    if farthest <= 0:
+        raise ValueError("it is a single point, so it has no size to fit")
+    return centred * (radius / farthest)
+
+
 def face_vectors(vertices: Tensor, faces: Tensor) -> Tensor:
     """Normal of each face (F, 3), its length twice the face's area."""
     a, b, c = vertices[faces].unbind(1)

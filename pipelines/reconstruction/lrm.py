@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data.cameras import Cameras
 from ..data.field import Field
 from ..data.progress import Tick, no_tick, part_of
-from ..data.views import SQUEEZED, count_assets, match_cameras
+from ..data.views import count_assets, match_cameras, squeezed
 from ..nets.attention import Attention
 from ..nets.triplane_lrm import LRMConfig, TriplaneLRM
 from ..ops.square_pictures import square_views, warn_of_padding
@@ -117,8 +117,7 @@ def _fit(images: Tensor, masks: Tensor | None, cameras: Cameras, lrm: LRM) -> tu
     if masks is not None:
         masks = masks.float().clamp(0, 1)
         images = images * masks + torch.tensor(lrm.background, device=images.device)[:, None, None] * (1 - masks)
-    aspects = cameras.pixel_aspects(*images.shape[2:])
-    if images.shape[2] != images.shape[3] or float((aspects - 1).abs().max()) > SQUEEZED - 1:
+    if images.shape[2] != images.shape[3] or bool(squeezed(cameras.pixel_aspects(*images.shape[2:])).any()):
         canvas = torch.tensor([*lrm.background, *([] if masks is None else [0.0])])
         views, K = square_views(images if masks is None else torch.cat([images, masks], dim=1), cameras.K, canvas)
         images, masks, cameras = views[:, :3], None if masks is None else views[:, 3:], replace(cameras, K=K)
