@@ -68,7 +68,7 @@ VIEW_LISTS: dict[str, tuple[str, Row]] = {
     "commas": (",,,", REFUSE),
     "NUL": ("0\0, 1", REFUSE),
     "blank": ("  ", EITHER),
-    "backwards": ("5-0", EITHER),
+    "backwards": ("5-0", REFUSE),
     "twice the same": ("1, 1", EITHER | WARN),
 }
 WEIGHTS = {name: row for name, row in VIEW_LISTS.items() if name in ("words", "NaN", "infinity", "NUL", "ten thousand digits")} | {

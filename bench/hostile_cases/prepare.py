@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 from shared_server import Graph
+from tiny_dpt import save_tiny_dpt
 
 from . import files, settings_files
 from .feeds import Feeder
 from .server import HostileServer
-
-
-def depth_model(folder: Path) -> None:
-    """A DPT of a few thousand random weights, as transformers saves it."""
-    import torch
-    from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
-
-    torch.manual_seed(0)
-    config = DPTConfig(
-        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8, is_hybrid=False,
-        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, reassemble_factors=[4, 2, 1, 0.5],
-    )  # fmt: skip
-    DPTForDepthEstimation(config).save_pretrained(folder, safe_serialization=True)
-    DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
 
 
 def hostile_files(server: HostileServer, seed: int) -> dict[str, dict[str, Any]]:
@@ -33,7 +19,7 @@ def hostile_files(server: HostileServer, seed: int) -> dict[str, dict[str, Any]]
     Raises:
         LookupError: the pack could not write the sound files.
     """
-    depth_model(server.base / "models" / "lathe" / "tiny-depth")
+    save_tiny_dpt(server.base / "models" / "lathe" / "tiny-depth")
     graph = Graph()
     feed = Feeder(graph)
     mesh, splat = feed.source("", "mesh", "MESH"), feed.source("", "splat", "SPLAT")

@@ -14,13 +14,12 @@ import torch
 from comfy_api.latest import Types, io
 from torch import Tensor
 
-from ...pipelines.data.splats import THICKNESS, Splats, with_thickness
+from ...pipelines.data.splats import LARGEST, THICKNESS, Splats, with_thickness
 from ...pipelines.ops.coordinate_frames.splats import turn_upside
 from .schema import SPLAT, asset_input
 
 log = logging.getLogger(__name__)
 
-LARGEST = 1e12  # its square still fits single precision
 SLACK = 0.05  # how far opacities may lie outside [0, 1] to be clamped
 
 # Splat files Lathe reads; the core has these sockets from 0.23 on.

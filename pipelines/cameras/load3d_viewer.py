@@ -21,13 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.cameras import Cameras
+from ..data.cameras import LARGEST, Cameras
 from ..ops import camera_math
 
 VIEWER_FOV = 35.0
 VIEWER_SIZE = 5.0
 LEAST_FOV = 1e-4  # degrees
-LARGEST = 1e12  # its square still fits single precision
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+LARGEST = 1e12  # of a number of theirs; its square still fits single precision
 SQUARE_FRAME = 1e-4  # difference of fx and fy, as fractions, below which a camera's frame is square
 
 

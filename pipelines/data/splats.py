@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 MOST_DEGREES = 3
+LARGEST = 1e12  # of a number of theirs; its square still fits single precision
 FLAT = 1e-7  # of a Gaussian's longest axis: below, it has no thickness that float32 could compute with
 THICKNESS = 1e-4  # what such an axis gets instead, of the longest
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data.material import Material
 from ..data.mesh import Mesh
 from ..data.progress import Tick, no_tick
-from ..meshes.resample import resample
+from ..meshes.resample import resample, smaller
 from ..ops.texture_bake import texels
 from .parts import Contents, Look, Part
 from .texture_wrap import REPEAT, repeating
@@ -97,7 +97,7 @@ def one_layout(found: Placed, users: list[User], contents: Contents, tick: Tick 
         # What is read at steps of several texels is made smaller first, or fine patterns would flicker.
         scales = {role: min(1.0, size / max(sides[role], *image.shape[:2])) for role, (image, _) in odd.items()}
         for roles_alike in _groups({role: uvs for role, (_, uvs) in odd.items()}):
-            smaller = {role: _smaller(odd[role][0], scales[role]) for role in roles_alike}
+            smaller = {role: smaller(odd[role][0], scales[role]) for role in roles_alike}
             images |= _resampled(smaller, odd[roles_alike[0]][1], layout, surface, size, tick)
         return OneLayout(images, Placement(place.uv_set, place.matrix, (REPEAT, REPEAT)), size, min(scales.values()) < 1)
     return None
@@ -155,13 +155,6 @@ def _unique(layout: Tensor, surface: Mesh, others: list[Tensor]) -> bool:
             apart |= ((step - step.round()).abs() > 1 / _CHECKED).any(dim=1)
         differ += int(apart.sum())
     return covered > 0 and differ <= _FEW * covered
-
-
-def _smaller(image: Tensor, scale: float) -> Tensor:
-    if scale >= 1:
-        return image
-    height, width = (max(1, round(n * scale)) for n in image.shape[:2])
-    return F.interpolate(image.movedim(-1, 0)[None], size=(height, width), mode="area")[0].movedim(0, -1)
 
 
 def _groups(uvs: dict[str, Tensor]) -> list[list[str]]:

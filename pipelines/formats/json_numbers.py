@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-LARGEST = 1e12  # its square still fits single precision
+from ..data.cameras import LARGEST
+
 KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data.progress import Tick, no_tick
-from ..data.splats import THICKNESS, Splats, with_thickness
+from ..data.splats import LARGEST, THICKNESS, Splats, with_thickness
 from ..disk.atomic import write_files
 from ..nets.geolrm import HALF
 from ..ops.coordinate_frames.geolrm import splats_from_geolrm
@@ -23,7 +23,6 @@ from . import splat_packed, splat_ply
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".ply", ".splat", ".spz")
-LARGEST = 1e12  # its square still fits single precision
 MOST_GAUSSIANS = 10_000_000  # about 2.5 GB at degree 3
 BLOCK = 1 << 18  # Gaussians between two ticks
 GEOLRM_UNIT = 1 / HALF

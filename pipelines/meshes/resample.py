@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,8 +11,6 @@ from ..data.progress import Tick, no_tick
 from ..ops.mesh_tools import vertex_normals
 from ..ops.texture_bake import Texels, fill_gaps, texels
 from ..ops.texture_sampling import sample_texture
-
-log = logging.getLogger(__name__)
 
 
 def resample(old: Mesh, new: Mesh, rows: Tensor, size: int, tick: Tick = no_tick) -> dict[str, Tensor]:
@@ -32,12 +28,7 @@ def resample(old: Mesh, new: Mesh, rows: Tensor, size: int, tick: Tick = no_tick
         maps["texture"] = old.texture
     if not maps or old.uvs is None or new.uvs is None:
         return {}
-    largest = max(max(image.shape[:2]) for image in maps.values())
-    if largest > size:
-        log.warning(
-            "Unwrap Mesh: pictures of up to %d pixels were resampled to %d; a larger texture_size keeps more of them.", largest, size
-        )
-    sources = {name: _at_most(image, 2 * size) for name, image in maps.items()}
+    sources = {name: smaller(image, 2 * size / max(image.shape[:2])) for name, image in maps.items()}
     frames = _Frames(old, new) if "normal_map" in maps else None
     made = {name: torch.zeros(size * size, image.shape[2]) for name, image in maps.items()}
     covered = torch.zeros(size * size, dtype=torch.bool)
@@ -54,12 +45,11 @@ def resample(old: Mesh, new: Mesh, rows: Tensor, size: int, tick: Tick = no_tick
     return {name: fill_gaps(image.reshape(size, size, -1), inside) for name, image in made.items()}
 
 
-def _at_most(image: Tensor, side: int) -> Tensor:
-    """A picture that is not much finer than what is made of it, so that reading it skips no texel."""
-    largest = max(image.shape[:2])
-    if largest <= side:
+def smaller(image: Tensor, scale: float) -> Tensor:
+    """A picture (H, W, C) that is not much finer than what is made of it, so that reading it skips no texel; never a larger one."""
+    if scale >= 1:
         return image
-    height, width = (max(1, round(n * side / largest)) for n in image.shape[:2])
+    height, width = (max(1, round(n * scale)) for n in image.shape[:2])
     return F.interpolate(image.movedim(-1, 0)[None], size=(height, width), mode="area")[0].movedim(0, -1)
 
 

@@ -18,6 +18,8 @@ from ..data.mesh import Mesh
 from ..data.progress import Tick, no_tick
 from .resample import resample
 
+log = logging.getLogger(__name__)
+
 SLOW_FACES = 50_000  # unwrapping 20k faces takes seconds, 100k half a minute
 MOST_FACES = 200_000
 
@@ -39,7 +41,7 @@ def unwrap(mesh: Mesh, *, texture_size: int = 1024, tick: Tick = no_tick) -> Mes
     if n_faces > MOST_FACES:
         raise ValueError(f"Unwrapping: {n_faces} faces would take very long (at most {MOST_FACES}); simplify the mesh first, to 20000 say.")
     if n_faces > SLOW_FACES:
-        logging.getLogger(__name__).warning("Unwrapping %d faces takes a while; simplify the mesh first to make it quick.", n_faces)
+        log.warning("Unwrapping %d faces takes a while; simplify the mesh first to make it quick.", n_faces)
     with tempfile.TemporaryDirectory(prefix="lathe_") as folder:
         given, made, words = (Path(folder) / name for name in ("in.npz", "out.npz", "words.txt"))
         padding = np.array(max(2, texture_size // 256))
@@ -51,8 +53,18 @@ def unwrap(mesh: Mesh, *, texture_size: int = 1024, tick: Tick = no_tick) -> Mes
     bare = replace(mesh, uvs=None, texture=None, tangents=None, material=mesh.material.without_maps())
     unwrapped = replace(bare.take(rows, faces), uvs=uvs)
     images = resample(mesh, unwrapped, rows, texture_size, tick)
+    _say_coarser(mesh, texture_size)
     texture = images.pop("texture", None)
     return replace(unwrapped, texture=texture, material=replace(mesh.material, **{**dict.fromkeys(mesh.material.maps()), **images}))  # type: ignore[arg-type]
+
+
+def _say_coarser(mesh: Mesh, size: int) -> None:
+    pictures = [*mesh.material.maps().values(), *([] if mesh.texture is None else [mesh.texture])]
+    largest = max((max(picture.shape[:2]) for picture in pictures), default=0)
+    if largest > size:
+        log.warning(
+            "Unwrap Mesh: pictures of up to %d pixels were resampled to %d; a larger texture_size keeps more of them.", largest, size
+        )
 
 
 def _run_child(arguments: list[str], words: Path, expected_seconds: float, tick: Tick) -> None:

@@ -7,6 +7,7 @@ import torch
 from lathe.nodes import depth
 from lathe.nodes.core import folders
 from lathe.pipelines.images.depth_estimation import available
+from tiny_dpt import save_tiny_dpt
 
 
 @pytest.fixture
@@ -14,18 +15,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "model_folders", lambda: [tmp_path])
     monkeypatch.setattr(depth.LatheEstimateDepth, "hidden", types.SimpleNamespace(unique_id="1"), raising=False)
     return tmp_path
-
-
-def save_tiny_dpt(place):
-    from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
-
-    torch.manual_seed(0)
-    config = DPTConfig(
-        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8, is_hybrid=False,
-        backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, reassemble_factors=[4, 2, 1, 0.5],
-    )  # fmt: skip
-    DPTForDepthEstimation(config).save_pretrained(place, safe_serialization=True)
-    DPTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(place)
 
 
 def test_depth_is_stretched_over_the_object(folder):
