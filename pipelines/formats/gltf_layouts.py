@@ -97,8 +97,8 @@ def one_layout(found: Placed, users: list[User], contents: Contents, tick: Tick 
         # What is read at steps of several texels is made smaller first, or fine patterns would flicker.
         scales = {role: min(1.0, size / max(sides[role], *image.shape[:2])) for role, (image, _) in odd.items()}
         for roles_alike in _groups({role: uvs for role, (_, uvs) in odd.items()}):
-            smaller = {role: smaller(odd[role][0], scales[role]) for role in roles_alike}
-            images |= _resampled(smaller, odd[roles_alike[0]][1], layout, surface, size, tick)
+            pictures = {role: smaller(odd[role][0], scales[role]) for role in roles_alike}
+            images |= _resampled(pictures, odd[roles_alike[0]][1], layout, surface, size, tick)
         return OneLayout(images, Placement(place.uv_set, place.matrix, (REPEAT, REPEAT)), size, min(scales.values()) < 1)
     return None
 
