@@ -257,7 +257,7 @@ def _told_as_conditioning(model: str, *texts: Any) -> Iterator[None]:
 def _described(conditioning: Any) -> str:
     if not conditioning:
         return "nothing"
-    tokens, options = conditioning[0]
+    tokens, options, *_ = conditioning[0]
     pooled = options.get("pooled_output")
     return f"tokens of {tokens.shape[-1]} numbers with {'no' if pooled is None else f'a pooled one of {pooled.shape[-1]}'}"
 

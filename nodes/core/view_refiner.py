@@ -150,7 +150,7 @@ def check_frames(conditioning: Any, views: int, name: str) -> None:
     Raises:
         ValueError: what is of another length, and how long it should be.
     """
-    for tokens, options in conditioning:
+    for tokens, options, *_ in conditioning:
         found = {"tokens": tokens, **{key: options.get(key) for key in ("concat_latent_image", "pooled_output", "azimuth", "elevation")}}
         lengths = {what: len(value) for what, value in found.items() if isinstance(value, (Tensor, list, tuple))}
         for what, length in lengths.items():
@@ -165,13 +165,13 @@ def differs_by_view(conditioning: Any) -> bool:
     """Whether parts of a batch cannot be denoised apart: something in the conditioning belongs to the view of its index."""
     return any(
         "control" in options or any(isinstance(v, Tensor) and v.ndim > 1 and len(v) > 1 for v in (tokens, *options.values()))
-        for tokens, options in conditioning
+        for tokens, options, *_ in conditioning
     )
 
 
 def _warn_of_other_azimuths(conditioning: Any, cameras: Cameras) -> None:
     """SV3D_p draws the azimuths of its conditioning: views from elsewhere would be mended into something else."""
-    for _, options in conditioning:
+    for _, options, *_ in conditioning:
         azimuths = options.get("azimuth")
         if not isinstance(azimuths, (list, tuple)) or len(azimuths) != cameras.n_views:
             continue

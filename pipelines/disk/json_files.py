@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+# What making something of a file's settings can end in where these are not what they should be.
+UNUSABLE = (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError)
+
 
 def read_json(path: Path, remedy: str) -> Any:
     """What a JSON file holds.

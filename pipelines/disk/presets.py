@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .json_files import read_json
+from .json_files import UNUSABLE, read_json
 
 Preset = TypeVar("Preset")
 
@@ -23,5 +23,5 @@ def read_preset(path: Path, make: Callable[[dict[str, Any]], Preset]) -> Preset:
         return make(data)
     except KeyError as error:
         raise ValueError(f"The preset {path} lacks {error}. {remedy}") from error
-    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+    except UNUSABLE as error:
         raise ValueError(f"The preset {path} is none: {str(error).rstrip('.')}. {remedy}") from error

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.field import Field
 from ..data.progress import Tick, no_tick
 from ..disk.atomic import write_files
+from ..disk.json_files import UNUSABLE
 from ..disk.tensor_files import ENTRY, read_tensors
 
 
@@ -73,5 +74,5 @@ def load_field(path: Path | str, *, tick: Tick = no_tick) -> Field:
         raise ValueError(f"{path.name} holds a field with numbers that are NaN or infinite ({broken}): make and save it again.")
     try:
         return kinds[name].from_state(tensors, settings)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError) as error:
+    except UNUSABLE as error:
         raise ValueError(f"{path.name} holds no whole field: {str(error).rstrip('.')}. Save it again.") from error

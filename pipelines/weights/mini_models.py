@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ..cameras.presets import preset_cameras
-from ..disk.json_files import parse_json
+from ..disk.json_files import UNUSABLE, parse_json
 from ..disk.state_dicts import read_metadata, read_state_dict
 from ..nets.elevation_head import ElevationHead, ElevationNet, fingerprint
 from ..nets.mini_lrm import MiniLRM
@@ -143,7 +143,7 @@ def load_lrm(path: Path = LRM_FILE) -> LRM:
     config = read_config(path, "lrm", ["settings"])
     try:
         net = MiniLRM.from_settings(config["settings"])
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, ZeroDivisionError, OverflowError) as error:
+    except UNUSABLE as error:
         raise ValueError(f"{path.name} is damaged: its header makes no network ({error}). {FETCH_AGAIN}") from error
     _fill({"net": net}, read_state_dict(path), path)
     return LRM(net=net, name="mini")

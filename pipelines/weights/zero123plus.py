@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.progress import Tick, no_tick, part_of
-from ..disk.json_files import read_json
+from ..disk.json_files import UNUSABLE, read_json
 from ..disk.state_dicts import read_state_dict
 from ..nets.zero123plus import ClipConditioner, VaeCodec
 from ..view_generation.model import NoiseSchedule, ViewModel
@@ -145,7 +145,7 @@ def _settings_of(path: Path) -> Iterator[None]:
     """What a library says of settings that it cannot use names no file."""
     try:
         yield
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError, ZeroDivisionError, OverflowError) as error:
+    except UNUSABLE as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"Zero123++: the settings in {path} cannot be used ({reason}). {DOWNLOAD_AGAIN}") from error
 
