@@ -1,14 +1,27 @@
 """Scenes of Gaussians that the tests of the splat rasterisers share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.ops.splat_raster.dispatch import Rendered, render_gaussians
+from lathe.pipelines.ops.splat_raster import dispatch, torch_form
+from lathe.pipelines.ops.splat_raster.dispatch import Rendered, render_gaussians, splat_cameras
 from lathe.pipelines.ops.splat_raster.projection import ALPHA_MIN, project
 from torch import Tensor
 
+SCENES: list[tuple[int, tuple[int, int], int, dict[str, Any]]] = [
+    (300, (64, 48), 1, {}),
+    (800, (70, 50), 1, {"background": torch.tensor([0.3, 1.0, 0.0])}),
+    (2000, (64, 64), 1, {}),
+    (200, (33, 47), 3, {"antialiased": True}),
+    (200, (40, 40), 2, {"sh_degree": 3, "eps2d": 0.1}),
+    (150, (1, 1), 1, {}),
+    (300, (129, 7), 2, {"sh_degree": 1}),
+]
+"""Gaussians, width and height, cameras, options of `render_gaussians`."""
 GRADIENT_NAMES = ("means", "quats", "scales", "opacities", "colors", "extra", "means2d", "absgrad")
 
 
@@ -79,3 +92,46 @@ def run(parts: Scene, viewmats: Tensor, Ks: Tensor, width: int, height: int, mas
     target = torch.rand(channels.shape, generator=torch.Generator().manual_seed(2)).to(channels)
     ((channels - target) ** 2 * mask.to(channels)).sum().backward()
     return made, [part.grad for part in parts] + [made.means2d.grad, made.means2d.absgrad]  # type: ignore[attr-defined, misc]
+
+
+class Oracle:
+    """A scene of `SCENES` as the obvious form draws it in float64, to hold another form's float32 against."""
+
+    def __init__(self, n: int, size: tuple[int, int], views: int, options: dict[str, Any]) -> None:
+        self.width, self.height = size
+        self.viewmats, self.Ks = splat_cameras(cameras(views), self.height, self.width)
+        self.world, self.options = scene(n, sh_degree=options.get("sh_degree")), options
+        double = self.world.to(torch.float64)
+        blur = {"antialiased": options.get("antialiased", False), "eps2d": options.get("eps2d", 0.3)}
+        self.mask = decided(double, self.viewmats, self.Ks, self.width, self.height, **blur)
+        assert float(self.mask.mean()) > 0.98
+        with drawn_by(torch_form):
+            self.true, self.gradients = self._run(double)
+
+    def _run(self, parts: Scene) -> tuple[Rendered, list[Tensor]]:
+        return run(parts, self.viewmats, self.Ks, self.width, self.height, self.mask, **self.options)
+
+    def check(self, form: Any) -> list[Tensor]:
+        """Values to 1e-5 and gradients to 1e-4 of their norm, without pixels that rounding may decide either way; what was drawn."""
+        with drawn_by(form):
+            made, gradients = self._run(self.world.to(torch.float32))
+        pictures = []
+        for name in ("color", "alpha", "depth", "extra"):
+            pictures.append(getattr(made, name).detach())
+            a, b = pictures[-1] * self.mask, getattr(self.true, name).detach() * self.mask
+            assert a.shape == b.shape and float((a - b).norm() / b.norm()) < 1e-5, name
+        assert torch.equal(made.radii > 0, self.true.radii > 0) and int((made.radii - self.true.radii).abs().max()) <= 1
+        for name, a, b in zip(GRADIENT_NAMES, gradients, self.gradients, strict=True):
+            assert a.dtype == torch.float32 and a.shape == b.shape
+            assert float((a - b).norm() / b.norm()) < 1e-4, name
+        return [*pictures, made.radii, *gradients]
+
+
+@contextmanager
+def drawn_by(form: Any) -> Iterator[None]:
+    """`render_gaussians` uses this form meanwhile; float64 goes to the PyTorch form in any case."""
+    usual, dispatch.backend_for = dispatch.backend_for, lambda _: form
+    try:
+        yield
+    finally:
+        dispatch.backend_for = usual

@@ -6,22 +6,23 @@ from typing import Any
 
 import pytest
 import torch
+from emulation import emulated
 from lathe.pipelines.data.cameras import Cameras
 from lathe.pipelines.ops import camera_math
 from lathe.pipelines.ops.quaternions import rotation_matrices
-from lathe.pipelines.ops.splat_raster import dispatch, numba_form, torch_form
+from lathe.pipelines.ops.splat_raster import cuda_form, dispatch, numba_form, torch_form
 from lathe.pipelines.ops.splat_raster.dispatch import render_gaussians, splat_cameras
-from splat_scenes import GRADIENT_NAMES, Scene, cameras, decided, run, scene
+from splat_scenes import SCENES, Oracle, Scene, cameras, drawn_by, run, scene
 from torch import Tensor
 
-BACKENDS = [numba_form, torch_form]
 
-
-@pytest.fixture(params=BACKENDS, ids=["numba", "torch"])
+@pytest.fixture(params=[numba_form, torch_form, cuda_form], ids=["numba", "torch", "cuda"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Each CPU backend in turn; float64 goes to the PyTorch form in any case."""
-    monkeypatch.setattr(dispatch, "backend_for", lambda kind: request.param)
-    yield request.param
+    """Each form in turn, the CUDA one on an emulated card; float64 goes to the PyTorch form in any case."""
+    card = emulated(monkeypatch) if request.param is cuda_form else None
+    with drawn_by(request.param):
+        yield request.param
+    assert card is None or not card.faults
 
 
 def one(mean: tuple[float, float, float], opacity: float = 0.8, scale: float = 0.1) -> dict[str, Tensor]:
@@ -133,39 +134,12 @@ def test_gradients_of_the_obvious_form_are_finite_differences() -> None:
         assert measured == pytest.approx(expected, rel=1e-5, abs=1e-5), Scene._fields[position]
 
 
-@pytest.mark.parametrize(
-    ("n", "size", "views", "options"),
-    [
-        (300, (64, 48), 1, {}),
-        (800, (70, 50), 1, {"background": torch.tensor([0.3, 1.0, 0.0])}),
-        (2000, (64, 64), 1, {}),
-        (200, (33, 47), 3, {"antialiased": True}),
-        (200, (40, 40), 2, {"sh_degree": 3, "eps2d": 0.1}),
-        (150, (1, 1), 1, {}),
-        (300, (129, 7), 2, {"sh_degree": 1}),
-    ],
-)
-def test_pictures_and_gradients_equal_the_oracle(
-    n: int, size: tuple[int, int], views: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """float32 against float64: values to 1e-5, gradients to 1e-4 of their norm, without pixels that rounding may decide either way."""
-    width, height = size
-    viewmats, Ks = splat_cameras(cameras(views), height, width)
-    world = scene(n, sh_degree=options.get("sh_degree"))
-    double = world.to(torch.float64)
-    mask = decided(double, viewmats, Ks, width, height, antialiased=options.get("antialiased", False), eps2d=options.get("eps2d", 0.3))
-    assert float(mask.mean()) > 0.98
-    true, true_gradients = run(double, viewmats, Ks, width, height, mask, **options)
-    for backend in BACKENDS:
-        monkeypatch.setattr(dispatch, "backend_for", lambda kind, backend=backend: backend)
-        made, gradients = run(world.to(torch.float32), viewmats, Ks, width, height, mask, **options)
-        for name in ("color", "alpha", "depth", "extra"):
-            a, b = getattr(made, name).detach() * mask, getattr(true, name).detach() * mask
-            assert a.shape == b.shape and float((a - b).norm() / b.norm()) < 1e-5, name
-        assert torch.equal(made.radii > 0, true.radii > 0) and int((made.radii - true.radii).abs().max()) <= 1
-        for name, a, b in zip(GRADIENT_NAMES, gradients, true_gradients, strict=True):
-            assert a.dtype == torch.float32 and a.shape == b.shape
-            assert float((a - b).norm() / b.norm()) < 1e-4, name
+@pytest.mark.parametrize("case", SCENES, ids=str)
+def test_pictures_and_gradients_equal_the_oracle(case: Any) -> None:
+    """The CUDA form has a test of its own: `test_cuda_splats`."""
+    oracle = Oracle(*case)
+    for form in (numba_form, torch_form):
+        oracle.check(form)
 
 
 def test_extra_channels_of_each_camera_and_many_channels(backend: Any) -> None:
