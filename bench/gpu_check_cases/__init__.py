@@ -1,0 +1,1 @@
+"""The checks of `bench/gpu_checks.py`, and what runs them."""
