@@ -10,6 +10,8 @@ import argparse
 import time
 from typing import Any
 
+import torch
+
 from ...pipelines import metrics
 from ...pipelines.ops.splat_raster.dispatch import backend_for
 from ...pipelines.rendering.splats import render_splats
@@ -31,7 +33,7 @@ def work(preset: str) -> dict[str, Any]:
     """
     size, device, rasteriser, _ = CASES[preset]
     start = time.perf_counter()
-    backend = backend_for(device).__name__.rpartition(".")[2].removesuffix("_form")
+    backend = backend_for(torch.device(device)).__name__.rpartition(".")[2].removesuffix("_form")
     if backend != rasteriser:
         raise RuntimeError(f"{rasteriser} does not work here; {backend} took its place.")
     first = time.perf_counter() - start

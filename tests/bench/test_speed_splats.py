@@ -54,10 +54,10 @@ def test_a_claim_that_does_not_hold_is_the_exit_status(capsys: pytest.CaptureFix
 def test_a_whole_fit_sees_sixteen_views_with_the_rasteriser_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splat_fit, "CASES", {"fast": (64, "cpu", "numba", 300.0)})
     monkeypatch.setattr(splat_fit, "load_fit_preset", lambda name: with_changes(load_fit_preset(name), steps=4, points=2000))
-    monkeypatch.setattr(splat_fit, "backend_for", lambda kind: numba_form)
+    monkeypatch.setattr(splat_fit, "backend_for", lambda device: numba_form)
     made = splats.work("fit fast")
     assert (made["views"], made["pixels"], made["steps"]) == (16, 64, 4) and made["gaussians"] > 1000
     assert 0 < made["seconds"] < 300 and made["psnr_of_the_views"] > 15
-    monkeypatch.setattr(splat_fit, "backend_for", lambda kind: torch_form)
+    monkeypatch.setattr(splat_fit, "backend_for", lambda device: torch_form)
     with pytest.raises(RuntimeError, match="numba does not work here; torch took its place"):
         splats.work("fit fast")

@@ -6,7 +6,8 @@ from itertools import product
 
 import pytest
 import torch
-from lathe.pipelines.ops.hash_grid import dispatch, numba_form, torch_form
+from lathe.pipelines.ops import choose_backend
+from lathe.pipelines.ops.hash_grid import dispatch, numba_form, proof, torch_form
 from lathe.pipelines.ops.hash_grid.dispatch import HashGrid
 from lathe.pipelines.ops.hash_grid.layout import HashLayout
 
@@ -100,7 +101,7 @@ def test_only_the_coarse_levels():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_not_a_number_stays_so_and_harms_nothing(form, monkeypatch):
-    monkeypatch.setattr(dispatch, "backend_for", lambda kind: FORMS[form])
+    monkeypatch.setattr(dispatch, "backend_for", lambda device: FORMS[form])
     grid, where = small(), points(5)
     where[1, 0], where[2, 2] = float("nan"), float("inf")
     got = grid(where)
@@ -134,11 +135,14 @@ def test_other_features_and_float64_go_to_pytorch():
 
 
 def test_the_choice_of_a_backend(monkeypatch):
-    assert dispatch.backend_for("cpu") is numba_form
-    assert dispatch.backend_for.__wrapped__("cuda") is torch_form, "where tiny-cuda-nn is missing"
-    broken = types.SimpleNamespace(encode=lambda table, points, layout, levels: 2 * torch_form.encode(table, points, layout, levels))
-    monkeypatch.setattr(dispatch.importlib, "import_module", lambda *_: broken)
-    assert dispatch.backend_for.__wrapped__("cpu") is torch_form
+    choose_backend.forget()
+    assert dispatch.backend_for(torch.device("cpu")) is numba_form
+    monkeypatch.setitem(sys.modules, "tinycudann", None)
+    assert dispatch.backend_for(torch.device("cuda")) is torch_form, "where tiny-cuda-nn is missing"
+    choose_backend.forget()
+    monkeypatch.setattr(numba_form, "encode", lambda *args: 2 * torch_form.encode(*args))
+    assert dispatch.backend_for(torch.device("cpu")) is torch_form
+    choose_backend.forget()
 
 
 class OtherEncoding(torch.nn.Module):
@@ -166,6 +170,6 @@ def test_the_adapter_places_points_for_tiny_cuda_nn(monkeypatch):
         grid = small()
         for got, expected in zip(gradients(tcnn_form, grid, points(200)), gradients(torch_form, grid, points(200)), strict=True):
             assert (got - expected).norm() < 1e-4 * expected.norm()
-        assert dispatch._encodes_points(tcnn_form, torch.device("cpu"))
+        proof.prove(tcnn_form, torch.device("cpu"))
     finally:
         del sys.modules["lathe.pipelines.ops.hash_grid.tcnn_form"]

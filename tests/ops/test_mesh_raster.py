@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from lathe.pipelines.ops import camera_math, numba_jit
-from lathe.pipelines.ops.mesh_raster import dispatch, numba_form, torch_form
+from lathe.pipelines.ops import camera_math, choose_backend, numba_jit
+from lathe.pipelines.ops.mesh_raster import dispatch, numba_form, proof, torch_form
 from lathe.pipelines.ops.mesh_raster.dispatch import antialias, interpolate, rasterize_mesh
 from lathe.pipelines.ops.mesh_topology import Topology, make_topology, merged_faces
 from torch import Tensor
@@ -150,7 +150,7 @@ def test_numba_equals_pytorch(rings: int, monkeypatch: pytest.MonkeyPatch) -> No
     attributes = torch.cat([waves(vertices), vertices], dim=-1)
     results = []
     for backend in (numba_form, torch_form):
-        monkeypatch.setattr(dispatch, "backend_for", lambda kind, backend=backend: backend)
+        monkeypatch.setattr(dispatch, "backend_for", lambda device, backend=backend: backend)
         moved, attr = vertices.clone().requires_grad_(), attributes.clone().requires_grad_()
         pos = to_clip(moved, projection)
         face, bary, zw = rasterize_mesh(pos, tri, size)
@@ -295,16 +295,16 @@ def test_topology_lists_every_face_of_an_edge() -> None:
 
 
 def test_a_backend_must_draw_to_be_chosen(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    dispatch.backend_for.cache_clear()
+    choose_backend.forget()
     with caplog.at_level("INFO"):
-        assert dispatch.backend_for("cpu") is numba_form
-        assert dispatch.backend_for("cpu") is numba_form
+        assert dispatch.backend_for(torch.device("cpu")) is numba_form
+        assert dispatch.backend_for(torch.device("cpu")) is numba_form
     assert len(caplog.records) == 1
-    dispatch.backend_for.cache_clear()
+    choose_backend.forget()
     upside_down = numba_form.visibility
     monkeypatch.setattr(numba_form, "visibility", lambda *args: upside_down(*args).flip(1))
-    assert dispatch.backend_for("cpu") is torch_form
-    dispatch.backend_for.cache_clear()
+    assert dispatch.backend_for(torch.device("cpu")) is torch_form
+    choose_backend.forget()
 
 
 def test_nvdiffrast_conventions_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,6 +327,7 @@ def test_nvdiffrast_conventions_are_translated(monkeypatch: pytest.MonkeyPatch) 
     pos = to_clip(vertices, matrices())
     assert torch.equal(adapter.visibility(pos, tri, 30, 41), torch_form.visibility(pos.float(), tri, 30, 41))
     assert bool((adapter.visibility(pos, tri[:0], 4, 4) == -1).all())
+    proof.prove(adapter, torch.device("cpu"))
     monkeypatch.delitem(sys.modules, adapter.__name__)
 
 

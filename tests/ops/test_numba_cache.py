@@ -6,12 +6,12 @@ import sys
 from lathe_root import ROOT
 
 DRAW = """
-import importlib.util, logging, sys
+import importlib.util, logging, sys, torch
 spec = importlib.util.spec_from_file_location(sys.argv[1], sys.argv[2] + "/__init__.py", submodule_search_locations=[sys.argv[2]])
 sys.modules[sys.argv[1]] = importlib.util.module_from_spec(spec)
 for kind in ("mesh", "splat"):
     raster = importlib.import_module(f"{sys.argv[1]}.pipelines.ops.{kind}_raster.dispatch")
-    print(raster.backend_for("cpu").__name__)
+    print(raster.backend_for(torch.device("cpu")).__name__)
 """
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lathe.pipelines.cameras.orbits import posed_cameras
 from lathe.pipelines.ops import camera_math
-from lathe.pipelines.ops.ray_march import dispatch, numba_form
+from lathe.pipelines.ops.ray_march import dispatch, numba_form, torch_form
 from lathe.pipelines.ops.ray_march.dispatch import march
 from lathe.pipelines.ops.ray_march.occupancy import OccupancyGrid
 
@@ -65,8 +65,8 @@ def test_both_forms_take_the_same_samples(seed, monkeypatch):
     rays = [part.reshape(-1, 3) for part in camera_math.rays(camera.c2w, camera.K, 24, 24)]
     monkeypatch.setattr(numba_form, "RAYS_AT_ONCE", 100)
     made = []
-    for form, threads in ((numba_form, 1), (numba_form, 3), (None, 1)):
-        monkeypatch.setattr(dispatch, "_kernels", lambda form=form: form)
+    for form, threads in ((numba_form, 1), (numba_form, 3), (torch_form, 1)):
+        monkeypatch.setattr(dispatch, "backend_for", lambda device, form=form: form)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         made.append(march(*rays, known_grid(lambda p: 20 * ball(p)), 0.02, seed and torch.Generator().manual_seed(seed)))
     for part in ("rays", "points", "depths", "lengths", "slot"):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from lathe.pipelines.cameras.orbits import orbit_cameras
 from lathe.pipelines.data.cameras import Cameras
-from lathe.pipelines.ops import camera_math
-from lathe.pipelines.ops.silhouette_contours import dispatch, numba_form
+from lathe.pipelines.ops import camera_math, choose_backend
+from lathe.pipelines.ops.silhouette_contours import dispatch, numba_form, torch_form
 from lathe.pipelines.ops.silhouette_contours.dispatch import rim_misses
-from lathe.pipelines.ops.silhouette_contours.torch_form import find_rim, torch_rim_misses
+from lathe.pipelines.ops.silhouette_contours.torch_form import find_rim
 
 
 def discs(cameras, radius=0.5, size=48):
@@ -31,7 +31,7 @@ def test_the_kernel_computes_what_the_definition_says(height, width):
     cameras = Cameras(orbit.c2w, K, orbit.names)
     rim = find_rim(masks, 40)
     for reach, worst in ((1.2, 6.0), (4.5, 100.0)):  # the second goes behind the cameras
-        expected = torch_rim_misses(rim, cameras, reach, 13, worst)
+        expected = torch_form.rim_misses(rim, cameras, reach, 13, worst)
         torch.testing.assert_close(numba_form.rim_misses(rim, cameras, reach, 13, worst), expected, atol=1e-9, rtol=0)
         assert expected.min() >= 0 and expected.max() <= worst and expected.std() > 0
 
@@ -60,9 +60,9 @@ def test_rays_of_a_ball_meet_its_hull_and_miss_a_hull_of_wrong_cameras():
 
 
 def test_plain_pytorch_serves_where_numba_does_not_work(monkeypatch):
-    dispatch._backend.cache_clear()
+    choose_backend.forget()
     monkeypatch.setattr(numba_form, "rim_misses", lambda *_: torch.zeros(1))
-    assert dispatch._backend() is torch_rim_misses
+    assert dispatch.backend_for(torch.device("cpu")) is torch_form
     monkeypatch.undo()
-    dispatch._backend.cache_clear()
-    assert dispatch._backend() is numba_form.rim_misses
+    choose_backend.forget()
+    assert dispatch.backend_for(torch.device("cpu")) is numba_form

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from lathe.pipelines.ops.splat_raster import dispatch, torch_form
+from lathe.pipelines.ops.splat_raster import dispatch, proof, torch_form
 from lathe.pipelines.ops.splat_raster.dispatch import render_gaussians, splat_cameras
 from lathe.pipelines.ops.splat_raster.projection import project
 from splat_scenes import cameras, run, scene
@@ -39,19 +39,19 @@ def test_gsplat_conventions_are_translated(monkeypatch: pytest.MonkeyPatch, radi
     monkeypatch.delitem(sys.modules, name, raising=False)
     from lathe.pipelines.ops.splat_raster import gsplat_form as adapter
 
-    assert dispatch._draws_a_gaussian(adapter, torch.device("cpu"))
+    proof.prove(adapter, torch.device("cpu"))
     viewmats, Ks = splat_cameras(cameras(2), 20, 24)
     world, options = scene(80, sh_degree=2), {"sh_degree": 2, "antialiased": True, "background": torch.ones(3)}
     results = []
     for module in (adapter, torch_form):
-        monkeypatch.setattr(dispatch, "backend_for", lambda kind, module=module: module)
+        monkeypatch.setattr(dispatch, "backend_for", lambda device, module=module: module)
         results.append(run(world.to(torch.float32), viewmats, Ks, 24, 20, torch.ones(1), **options))
     (made, gradients), (true, true_gradients) = results
     for field in ("color", "alpha", "depth", "extra", "means2d"):
         assert torch.equal(getattr(made, field), getattr(true, field)), field
     assert all(torch.equal(a, b) for a, b in zip(gradients, true_gradients, strict=True))
     assert made.radii.shape == (2, 80, 2) and torch.equal(made.radii > 0, true.radii > 0)
-    monkeypatch.setattr(dispatch, "backend_for", lambda kind: adapter)
+    monkeypatch.setattr(dispatch, "backend_for", lambda device: adapter)
     empty = [part[:0] for part in world.to(torch.float32)]
     assert not render_gaussians(*empty[:5], viewmats, Ks, 24, 20, sh_degree=2).alpha.any()
     monkeypatch.delitem(sys.modules, name, raising=False)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from emulation import emulated
 from lathe.pipelines.data.cameras import Cameras
-from lathe.pipelines.ops import camera_math
+from lathe.pipelines.ops import camera_math, choose_backend
 from lathe.pipelines.ops.quaternions import rotation_matrices
-from lathe.pipelines.ops.splat_raster import cuda_form, dispatch, numba_form, torch_form
+from lathe.pipelines.ops.splat_raster import cuda_form, dispatch, numba_form, proof, torch_form
 from lathe.pipelines.ops.splat_raster.dispatch import render_gaussians, splat_cameras
 from splat_scenes import SCENES, Oracle, Scene, cameras, drawn_by, run, scene
 from torch import Tensor
@@ -306,12 +306,12 @@ def test_cameras_of_several_assets_are_refused() -> None:
 
 
 def test_a_backend_must_draw_to_be_chosen(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    dispatch.backend_for.cache_clear()
+    choose_backend.forget()
     with caplog.at_level("INFO"), torch.inference_mode():
-        assert dispatch.backend_for("cpu") is numba_form
-        assert dispatch.backend_for("cpu") is numba_form
+        assert dispatch.backend_for(torch.device("cpu")) is numba_form
+        assert dispatch.backend_for(torch.device("cpu")) is numba_form
     assert len(caplog.records) == 1
-    dispatch.backend_for.cache_clear()
+    choose_backend.forget()
     good = numba_form.draw
 
     def mirrored(*args: Any, **options: Any) -> Any:
@@ -319,26 +319,36 @@ def test_a_backend_must_draw_to_be_chosen(monkeypatch: pytest.MonkeyPatch, caplo
         return blended.flip(2), *rest
 
     monkeypatch.setattr(numba_form, "draw", mirrored)
-    assert dispatch.backend_for("cpu") is torch_form
-    dispatch.backend_for.cache_clear()
+    assert dispatch.backend_for(torch.device("cpu")) is torch_form
+    choose_backend.forget()
 
 
-def test_a_gpu_without_gsplat_is_told_once_what_draws_and_the_remedy(
+def test_a_gpu_without_kernels_is_told_once_what_draws_and_the_remedy(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
     monkeypatch.setitem(sys.modules, "gsplat", None)
-    monkeypatch.delitem(sys.modules, "lathe.pipelines.ops.splat_raster.gsplat_form", raising=False)
+    monkeypatch.setenv("LATHE_BACKEND", "-cuda")
+    gpu = torch.device("cuda")
+    proven: Any = proof.prove
     try:
-        for broken, chosen, says in ((None, numba_form, "numba on the CPU"), (numba_form, torch_form, "plain PyTorch")):
+        for broken, chosen, says in ((None, numba_form, "numba on the CPU is used"), (numba_form, torch_form, "plain PyTorch is used")):
             caplog.clear()
-            monkeypatch.setattr(dispatch, "_draws_a_gaussian", lambda backend, device, broken=broken: backend is not broken)
-            dispatch.backend_for.cache_clear()
-            assert dispatch.backend_for("cuda") is dispatch.backend_for("cuda") is chosen
+
+            def prove(form: Any, device: torch.device, broken: Any = broken) -> None:
+                if form is broken:
+                    raise choose_backend.Disproved("it drew wrongly")
+                proven(form, torch.device("cpu"))
+
+            monkeypatch.setattr(proof, "prove", prove)
+            choose_backend.forget()
+            assert dispatch.backend_for(gpu) is dispatch.backend_for(gpu) is chosen
             (told,) = [record.getMessage() for record in caplog.records]
-            assert f"so {says} draws them" in told and "install gsplat" in told and "CUDA toolkit" in told
+            assert says in told and "gsplat: gsplat is not installed" in told and "install gsplat" in told and "CUDA toolkit" in told
+            assert ("it drew wrongly" in told) == (broken is not None)
         caplog.clear()
-        dispatch.backend_for("cpu")
+        monkeypatch.setattr(proof, "prove", proven)
+        dispatch.backend_for(torch.device("cpu"))
         assert not caplog.records
     finally:
-        dispatch.backend_for.cache_clear()
+        choose_backend.forget()

@@ -27,7 +27,7 @@ def sheets(*layers, mode, cutoff=0.5):
 @pytest.fixture(params=["numba", "torch"])
 def backend(request, monkeypatch):
     if request.param == "torch":
-        monkeypatch.setattr(dispatch, "backend_for", lambda kind: torch_form)
+        monkeypatch.setattr(dispatch, "backend_for", lambda device: torch_form)
 
 
 def middle(views, columns=slice(28, 36)):

@@ -1,46 +1,36 @@
 """The sum of Gaussians at points of space, and the mean of what they carry: splats read as a continuous function.
 
 A point asks only the Gaussians whose box of `CUTOFF` standard deviations holds it. The boxes are sorted into cells, as DreamGaussian
-(Tang et al. 2023, arXiv 2309.16653, sec. 3.2) asks the Gaussians of a block only. On the CPU numba kernels do this (other devices'
-tensors are copied there and back); without numba the PyTorch form takes the points block by block.
+(Tang et al. 2023, arXiv 2309.16653, sec. 3.2) asks the Gaussians of a block only.
+
+Forms, chosen by `choose_backend`: numba on the CPU for any device (tensors are copied there and back); else the PyTorch form, which takes
+the points block by block.
 """
 
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
-from .torch_form import Gaussians, evaluate_torch
+from ..choose_backend import GAUSSIAN_DENSITY, choose
+from .torch_form import Gaussians
 
-log = logging.getLogger(__name__)
 
-
-@lru_cache
-def _kernels() -> ModuleType | None:
-    try:
-        from . import numba_form
-
-        return numba_form
-    except Exception as error:  # a broken installation may raise anything, and PyTorch always works
-        log.info("Gaussian density: plain PyTorch (numba not usable: %s)", error)
-        return None
+def backend_for(device: torch.device) -> ModuleType:
+    """The form in use on a device."""
+    return choose(GAUSSIAN_DENSITY, device)
 
 
 class GaussianSum:
-    """Gaussians sorted into cells once, to be asked at many points."""
+    """Gaussians made ready once, to be asked at many points."""
 
     def __init__(self, gaussians: Gaussians) -> None:
         self.gaussians = gaussians
-        kernels = _kernels()
-        self._cells = None if kernels is None else kernels.sort_into_cells(gaussians)
+        self._sum_at = backend_for(gaussians.means.device).sum_of(gaussians)
 
     def evaluate(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of the Gaussians at (P, 3) points, (P,), and the sum of their values weighted so, (P, C), on the points' device."""
-        kernels = _kernels()
-        if kernels is None or self._cells is None:
-            return evaluate_torch(self.gaussians, points)
-        total, values = kernels.evaluate(self.gaussians, self._cells, points.detach().float().cpu().contiguous())
-        return total.to(points.device), values.to(points.device)
+        total, values = self._sum_at(points)
+        return total, values

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,9 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..numba_jit import for_each, jit
-
-if TYPE_CHECKING:
-    from .torch_form import Gaussians
+from .torch_form import CUTOFF, Gaussians
 
 MOST_CELLS, MOST_ENTRIES = 64, 1 << 25
 POINTS_AT_ONCE = 1 << 14
@@ -106,18 +105,21 @@ def sort_into_cells(gaussians: Gaussians) -> Cells:
     return Cells(low, size, counts, starts, order)
 
 
-def evaluate(gaussians: Gaussians, cells: Cells, points: Tensor) -> tuple[Tensor, Tensor]:
-    """As `GaussianSum.evaluate`, for float32 points on the CPU."""
-    from .torch_form import CUTOFF
-
+def sum_of(gaussians: Gaussians) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """See `torch_form.sum_of`. The Gaussians are sorted into cells here, once."""
+    cells = sort_into_cells(gaussians)
     parts = [t.cpu().contiguous().numpy() for t in (gaussians.means, gaussians.inverse, gaussians.peaks, gaussians.values)]
-    total = np.zeros(len(points), np.float32)
-    out = np.zeros((len(points), parts[3].shape[1]), np.float32)
-    rows = points.numpy()
 
-    def work(index: int) -> None:
-        span = slice(index * POINTS_AT_ONCE, (index + 1) * POINTS_AT_ONCE)
-        _sum(rows[span], *parts, *cells, np.float32(CUTOFF**2), total[span], out[span])
+    def evaluate(points: Tensor) -> tuple[Tensor, Tensor]:
+        total = np.zeros(len(points), np.float32)
+        out = np.zeros((len(points), parts[3].shape[1]), np.float32)
+        rows = points.detach().float().cpu().contiguous().numpy()
 
-    for_each(work, -(-len(points) // POINTS_AT_ONCE))
-    return torch.from_numpy(total), torch.from_numpy(out)
+        def work(index: int) -> None:
+            span = slice(index * POINTS_AT_ONCE, (index + 1) * POINTS_AT_ONCE)
+            _sum(rows[span], *parts, *cells, np.float32(CUTOFF**2), total[span], out[span])
+
+        for_each(work, -(-len(points) // POINTS_AT_ONCE))
+        return torch.from_numpy(total).to(points.device), torch.from_numpy(out).to(points.device)
+
+    return evaluate

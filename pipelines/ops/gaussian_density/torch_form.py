@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -49,8 +51,13 @@ def mahalanobis(offsets: Tensor, inverse: Tensor) -> Tensor:
     return xx * x * x + yy * y * y + zz * z * z + 2 * (xy * x * y + xz * x * z + yz * y * z)
 
 
+def sum_of(gaussians: Gaussians) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """What every form offers: a function that `dispatch.GaussianSum.evaluate` describes, of these Gaussians."""
+    return partial(evaluate_torch, gaussians)
+
+
 def evaluate_torch(gaussians: Gaussians, points: Tensor) -> tuple[Tensor, Tensor]:
-    """As `evaluate`, in PyTorch on the points' device: blocks of points against the Gaussians whose boxes meet the block's."""
+    """The sums on the points' device: blocks of points against the Gaussians whose boxes meet the block's."""
     if len(points) == 0:
         return points.new_zeros(0), points.new_zeros(0, gaussians.values.shape[1])
     gaussians = gaussians.to(points.device)

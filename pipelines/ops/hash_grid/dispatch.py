@@ -8,32 +8,30 @@ Layout of the table, one row of features per entry, level after level:
 - where the corners fit into 2^log2_size rows the level is dense: row x + (R_l + 1) (y + (R_l + 1) z), rounded up to a multiple of 8 rows;
 - else the corners share 2^log2_size rows by the paper's hash: (x ^ y * 2654435761 ^ z * 805459861) mod 2^log2_size (eq. 4).
 
-Backend policy, decided once per kind of device and said once in the log:
-- CUDA: tiny-cuda-nn where it is installed and works, else PyTorch on the device;
-- CPU and everything else: numba kernels on the CPU (other devices' tensors are copied there and back), else PyTorch on that device;
-- float64, and other than 2 features a level, are PyTorch's.
-A backend counts as present when it has encoded a few points correctly, not when it can be imported. Gradients go to the table and to the
-points, first order only: for losses on normals take finite differences of the field.
+Forms, chosen by `choose_backend`: on CUDA tiny-cuda-nn, elsewhere numba (tensors of other devices are copied to the CPU and back); at last
+the PyTorch form on the device. float64, and other than 2 features a level, are PyTorch's.
+Gradients go to the table and to the points, first
+order only: for losses on normals take finite differences of the field.
 """
 
 from __future__ import annotations
 
-import importlib
-import logging
-from functools import lru_cache
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
+from ..choose_backend import HASH_GRID, choose
 from . import torch_form
 from .layout import HashLayout
 
-log = logging.getLogger(__name__)
-
-
 __all__ = ["HashGrid", "HashLayout", "backend_for"]
 SPREAD = 1e-4  # of the table's first values, the paper's
+
+
+def backend_for(device: torch.device) -> ModuleType:
+    """The form in use on a device."""
+    return choose(HASH_GRID, device)
 
 
 class HashGrid(nn.Module):
@@ -84,38 +82,6 @@ class HashGrid(nn.Module):
         if points.dim() != 2 or points.shape[1] != 3 or not 0 <= active <= self.levels:
             raise ValueError(f"Hash grid: points {tuple(points.shape)} at {active} levels; expected (N, 3), at most {self.levels} levels.")
         plain = self.table.dtype == torch.float64 or self.features != 2
-        backend = torch_form if plain else backend_for(points.device.type)
+        backend = torch_form if plain else backend_for(points.device)
         encoded = backend.encode(self.table, points, self.layout, active)
         return encoded if active == self.levels else nn.functional.pad(encoded, (0, self.width - encoded.shape[1]))
-
-
-def _encodes_points(backend: ModuleType, device: torch.device) -> bool:
-    """Whether `backend` gives the PyTorch form's features and gradients on a few points, dense and hashed levels both."""
-    layout = HashLayout.of(3, 7, 3, 12)
-    draws = torch.Generator().manual_seed(0)
-    table, points = torch.rand(layout.starts[-1], 2, generator=draws), torch.rand(9, 3, generator=draws) * 2 - 1
-    weights = torch.rand(9, 6, generator=draws)
-    made = []
-    for module, where in ((backend, device), (torch_form, torch.device("cpu"))):
-        leaves = [part.detach().clone().to(where).requires_grad_() for part in (table, points)]
-        encoded = module.encode(*leaves, layout, 3)
-        made.append([encoded, *torch.autograd.grad((encoded * weights.to(where)).sum(), leaves)])
-    return all(torch.allclose(got.cpu(), expected, rtol=1e-3, atol=1e-3) for got, expected in zip(*made, strict=True))
-
-
-@lru_cache
-def backend_for(kind: str) -> ModuleType:
-    """The backend module for a device type such as "cpu" or "cuda", after the policy above."""
-    name = "tcnn" if kind == "cuda" else "numba"
-    try:
-        backend = importlib.import_module(f".{name}_form", __package__)
-        with torch.inference_mode(False), torch.enable_grad():
-            good = _encodes_points(backend, torch.device(kind))
-        if good:
-            log.info("hash grid on %s: %s", kind, name)
-            return backend
-        reason = "it encoded test points wrongly"
-    except Exception as error:  # a broken installation may raise anything, and the fallback always works
-        reason = f"{type(error).__name__}: {error}"
-    log.info("hash grid on %s: %s not usable (%s), plain PyTorch", kind, name, reason)
-    return torch_form

@@ -17,6 +17,9 @@ from torch.func import functional_call
 if TYPE_CHECKING:
     from .layout import HashLayout
 
+ATOMICS = True
+"""Gradients are summed by atomic additions: not the same bits at each run."""
+
 
 @lru_cache(maxsize=64)
 def _level(resolution: int, rows: int, dense: bool) -> torch.nn.Module:

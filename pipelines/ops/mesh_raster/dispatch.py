@@ -7,51 +7,27 @@ and pixels outside -1 <= z/w <= 1 are not drawn.
 Visibility is piecewise constant, so image gradients with respect to positions come from `interpolate` inside a face and
 from `antialias` at silhouettes; without the latter most of them have the wrong sign.
 
-Backend policy, decided once per kind of device and said once in the log:
-- CUDA: nvdiffrast where it is installed, else the PyTorch form on that device;
-- CPU and everything else: numba kernels (other devices' tensors are copied there and back), else the PyTorch form.
-A backend counts as present when it has rendered one triangle correctly, not when it can be imported.
+Forms, chosen by `choose_backend`: on CUDA nvdiffrast, elsewhere numba (tensors of other devices are copied to the CPU and back); at last
+the PyTorch form on the device.
 """
 
 from __future__ import annotations
 
-import importlib
-import logging
-from functools import lru_cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from ..choose_backend import MESH, choose
 from ..mesh_topology import Topology, make_topology
 from . import torch_form
 
 __all__ = ["Topology", "antialias", "interpolate", "make_topology", "rasterize_mesh"]
 
-log = logging.getLogger(__name__)
 
-
-def _draws_a_triangle(backend: ModuleType, device: torch.device) -> bool:
-    """Whether `backend` finds exactly the pixels of a triangle that is not symmetric, in a picture of awkward size."""
-    corners = [[[-0.9, 0.95, 0.0, 1.0], [0.7, 0.8, 0.0, 1.0], [-0.8, -0.3, 0.0, 1.0]]]
-    pos, tri = torch.tensor(corners, device=device), torch.tensor([[0, 1, 2]], device=device)
-    return torch.equal(backend.visibility(pos, tri, 11, 13), torch_form.visibility(pos, tri, 11, 13))
-
-
-@lru_cache
-def backend_for(kind: str) -> ModuleType:
-    """The backend module for a device type such as "cpu" or "cuda", after the policy above."""
-    name = "nvdiffrast" if kind == "cuda" else "numba"
-    try:
-        backend = importlib.import_module(f".{name}_form", __package__)
-        if _draws_a_triangle(backend, torch.device(kind)):
-            log.info("mesh rasteriser on %s: %s", kind, name)
-            return backend
-        reason = "it drew a test triangle wrongly"
-    except Exception as error:  # a broken installation may raise anything, and the fallback always works
-        reason = f"{type(error).__name__}: {error}"
-    log.info("mesh rasteriser on %s: plain PyTorch (%s not usable: %s)", kind, name, reason)
-    return torch_form
+def backend_for(device: torch.device) -> ModuleType:
+    """The form in use on a device."""
+    return choose(MESH, device)
 
 
 def rasterize_mesh(pos: Tensor, tri: Tensor, size: tuple[int, int], behind: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,7 +45,7 @@ def rasterize_mesh(pos: Tensor, tri: Tensor, size: tuple[int, int], behind: Tens
     """
     if pos.ndim != 3 or pos.shape[-1] != 4:
         raise ValueError(f"rasterize_mesh: pos must have shape (B, V, 4), not {tuple(pos.shape)}.")
-    backend = backend_for(pos.device.type)
+    backend = backend_for(pos.device)
     face = backend.visibility(pos, tri, *size) if behind is None else backend.visibility(pos, tri, *size, behind)
     bary, zw = backend.barycentrics(pos, tri, face)
     return face, bary, zw
@@ -85,7 +61,7 @@ def interpolate(attr: Tensor, tri: Tensor, face: Tensor, bary: Tensor) -> Tensor
     Returns:
         (B, H, W, A), 0 on the background.
     """
-    return backend_for(attr.device.type).interpolate(attr, tri, face, bary)
+    return backend_for(attr.device).interpolate(attr, tri, face, bary)
 
 
 def antialias(img: Tensor, pos: Tensor, tri: Tensor, face: Tensor, zw: Tensor, topology: Topology) -> Tensor:
@@ -106,7 +82,7 @@ def antialias(img: Tensor, pos: Tensor, tri: Tensor, face: Tensor, zw: Tensor, t
         range of its neighbours; clamp masks that must stay in [0, 1].
     """
     batch, height, width, channels = img.shape
-    found = backend_for(pos.device.type).crossings(pos, tri, face, zw, topology)
+    found = backend_for(pos.device).crossings(pos, tri, face, zw, topology)
     index, inner, outer, a, b, axis = found.unbind(-1)
     steep = axis == 0
     ends = pos[index[:, None], torch.stack([a, b], dim=-1)]

@@ -19,6 +19,10 @@ from .torch_form import barycentrics, crossings, interpolate
 
 __all__ = ["barycentrics", "crossings", "interpolate", "visibility"]
 
+SNAP = 1 / 16
+"""Pixels whose centres lie this near to an edge may show the face on its other side: it draws corners on a grid of parts of a pixel, as
+graphics hardware does (Laine and Karras 2011, "High-performance software rasterization on GPUs")."""
+
 
 @lru_cache
 def _context(device: torch.device) -> Any:

@@ -65,7 +65,7 @@ def march(
     origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, first: Tensor, length: Tensor, grid: OccupancyGrid, step: float,
     opaque: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Rays (R', ) that keep samples, points (P, 3), depths (R', K) and slots (P,), of rays that meet the box from near to far."""
+    """See `torch_form.march`."""
     rays = torch.cat([origins, directions, near[:, None], far[:, None], first, 0.5 * length], dim=1).contiguous().numpy()
     about: tuple[Any, ...] = (
         grid.occupied.contiguous().numpy(), np.float32(grid.bound), np.float32(grid.resolution / (2 * grid.bound)), np.float32(step),

@@ -63,8 +63,8 @@ def rim_rays(rim: Rim, cameras: Cameras, reach: float) -> tuple[Tensor, Tensor, 
     return c2w[:, :3, 3], directions, torch.stack([(middle - reach).clamp_min(BEHIND), middle + reach], dim=-1)
 
 
-def torch_rim_misses(rim: Rim, cameras: Cameras, reach: float, samples: int, worst: float) -> Tensor:
-    """`rim_misses` as its definition says it."""
+def rim_misses(rim: Rim, cameras: Cameras, reach: float, samples: int, worst: float) -> Tensor:
+    """`dispatch.rim_misses` as its definition says it."""
     origins, directions, span = rim_rays(rim, cameras, reach)
     shares = (torch.arange(samples, dtype=torch.float64) + 0.5) / samples
     depth = span[:, :1] + (span[:, 1:] - span[:, :1]) * shares

@@ -3,21 +3,15 @@
 Every backend draws the same picture: a Gaussian touches the pixels where its alpha is at least 1/255, alpha is clamped to 0.999, and
 a pixel is finished when no more than 1e-4 of the light would be left.
 
-Backend policy, decided once per kind of device and said once in the log:
-- CUDA: gsplat where it is installed and its kernels work, else as everywhere, with a warning;
-- CPU and everything else: numba kernels on the CPU (other devices' tensors are copied there and back, which costs little beside the many
-  small operations of the PyTorch form), else the PyTorch form on that device;
-- float64 is for tests: the PyTorch form.
-A backend counts as present when it has drawn one Gaussian correctly, not when it can be imported.
+Forms, chosen by `choose_backend`: on CUDA gsplat, else Lathe's own CUDA kernels, else numba's on the CPU (tensors of other devices are
+copied there and back, which costs little beside the many small operations of the PyTorch form); elsewhere numba; at last the PyTorch form
+on the device. float64 is for tests: the PyTorch form.
 """
 
 from __future__ import annotations
 
-import importlib
-import logging
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from types import ModuleType
 
 import torch
@@ -25,11 +19,10 @@ from torch import Tensor
 
 from ...data.cameras import Cameras
 from .. import camera_math, spherical_harmonics
+from ..choose_backend import SPLAT, choose
 from . import torch_form
 
 __all__ = ["Rendered", "backend_for", "render_gaussians", "splat_cameras"]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,51 +64,9 @@ def splat_cameras(cameras: Cameras, height: int, width: int) -> tuple[Tensor, Te
     return viewmats, Ks
 
 
-def _draws_a_gaussian(backend: ModuleType, device: torch.device) -> bool:
-    """Whether `backend` draws one tilted Gaussian, and its gradient, as the obvious form does, in a picture of awkward size."""
-    drawn = []
-    for module, where in ((backend, device), (torch_form, torch.device("cpu"))):
-        means = torch.tensor([[0.1, -0.2, 3.0]], device=where, requires_grad=True)
-        rest = ([[0.9, 0.1, 0.3, 0.2]], [[0.3, 0.1, 0.2]], [0.8], [[[0.2, 0.5, 0.9]]])
-        quats, scales, opacities, features = (torch.tensor(value, device=where) for value in rest)
-        viewmats = torch.eye(4, device=where)[None]
-        Ks = torch.tensor([[[20.0, 0, 9.0], [0, 22.0, 7.5], [0, 0, 1]]], device=where)
-        options = {"near": 0.01, "far": 1e10, "eps2d": 0.3, "antialiased": False, "absgrad": False}
-        color, depth, alpha, _, _ = module.draw(means, quats, scales, opacities, features, viewmats, Ks, 19, 13, **options)
-        (gradient,) = torch.autograd.grad((color.square().sum(-1, keepdim=True) + depth * alpha).sum(), means)
-        drawn.append((torch.cat([color, depth, alpha], dim=-1).detach().cpu(), gradient.cpu()))
-    (picture, gradient), (true_picture, true_gradient) = drawn
-    return torch.allclose(picture, true_picture, atol=1e-4) and torch.allclose(gradient, true_gradient, rtol=1e-3, atol=1e-3)
-
-
-@lru_cache
-def backend_for(kind: str) -> ModuleType:
-    """The backend module for a device type such as "cpu" or "cuda", after the policy above."""
-    failures: dict[str, str] = {}
-    for name in ("gsplat", "numba") if kind == "cuda" else ("numba",):
-        try:
-            backend = importlib.import_module(f".{name}_form", __package__)
-            with torch.inference_mode(False), torch.enable_grad():
-                good = _draws_a_gaussian(backend, torch.device(kind))
-            if good:
-                _tell(kind, name, failures)
-                return backend
-            failures[name] = "it drew a test Gaussian wrongly"
-        except Exception as error:  # a broken installation may raise anything, and the fallback always works
-            failures[name] = f"{type(error).__name__}: {error}"
-        log.info("splat rasteriser on %s: %s not usable (%s)", kind, name, failures[name])
-    _tell(kind, "plain PyTorch", failures)
-    return torch_form
-
-
-def _tell(kind: str, chosen: str, failures: dict[str, str]) -> None:
-    log.info("splat rasteriser on %s: %s", kind, chosen)
-    if "gsplat" in failures:
-        log.warning(
-            "This GPU does not draw splats as fast as it could: gsplat is not usable (%s), so %s draws them. To mend it, install gsplat "
-            "(pip install gsplat; it builds its kernels, for which it needs a CUDA toolkit that fits PyTorch) and start ComfyUI again.",
-            failures["gsplat"], "numba on the CPU" if chosen == "numba" else chosen,
-        )  # fmt: skip
+def backend_for(device: torch.device) -> ModuleType:
+    """The form in use on a device."""
+    return choose(SPLAT, device)
 
 
 def render_gaussians(
@@ -167,7 +118,7 @@ def render_gaussians(
     if extra is not None:
         views = len(viewmats) if len(seen) > 1 or extra.ndim == 3 else 1
         features = torch.cat([part.expand(views, -1, -1) for part in (seen, extra if extra.ndim == 3 else extra[None])], dim=-1)
-    backend = backend_for(means.device.type) if means.dtype == torch.float32 else torch_form
+    backend = backend_for(means.device) if means.dtype == torch.float32 else torch_form
     options = {"near": near, "far": far, "eps2d": eps2d, "antialiased": antialiased, "absgrad": absgrad}
     blended, depth, alpha, means2d, radii = backend.draw(means, quats, scales, opacities, features, viewmats, Ks, width, height, **options)
     color, rest = blended.split([seen.shape[-1], features.shape[-1] - seen.shape[-1]], dim=-1)

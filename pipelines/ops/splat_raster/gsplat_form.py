@@ -10,6 +10,11 @@ import gsplat  # type: ignore[import-not-found]
 import torch
 from torch import Tensor
 
+ATOMICS = True
+"""Gradients are summed by atomic additions: not the same bits at each run."""
+ALPHA_MAX = 0.99
+"""The lowest alpha clamp of its versions."""
+
 
 def draw(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, features: Tensor, viewmats: Tensor, Ks: Tensor,
