@@ -1,7 +1,7 @@
 """Gaussians blended front to back, as the paper's equation says: the oracle of the tests, and what runs where nothing faster does.
 
-Kerbl et al. 2023, equations 2 and 3. Works tile by tile on any device, in float32 and float64. Each tile is computed again in the
-backward pass, so memory does not grow with the number of pixels times Gaussians.
+Kerbl et al. 2023, equations 2 and 3. Works tile by tile on any device, in float32 and float64. Each tile of a large scene is computed
+again in the backward pass, so memory does not grow with the number of pixels times Gaussians.
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ def composite(projected: Projected, features: Tensor, width: int, height: int, a
         columns = torch.cat([means2d[c], conics[c], opacities[c][:, None], features[c]], dim=-1)
         ids = gaussian.split(counts)
         across = -(-width // TILE)
+        small = len(gaussian) * TILE * TILE <= PAIRS_AT_ONCE  # checkpoint would only cost time, seconds of imports at its first call
         tiles = []
         for tile, rows in enumerate(columns[gaussian].split(counts)):
             into = (means2d.absgrad[c], ids[tile]) if absgrad else None  # type: ignore[attr-defined]
             corner = (tile % across * TILE, tile // across * TILE)
-            tiles.append(checkpoint(_tile, rows, corner, into, use_reentrant=False, preserve_rng_state=False))
+            given = (rows, corner, into)
+            tiles.append(_tile(*given) if small else checkpoint(_tile, *given, use_reentrant=False, preserve_rng_state=False))
         grid = torch.stack(tiles).unflatten(0, (-1, across)).unflatten(2, (TILE, TILE))
         pictures.append(grid.transpose(1, 2).flatten(2, 3).flatten(0, 1)[:height, :width])
     return torch.stack(pictures).split([features.shape[-1], 1], dim=-1)  # type: ignore[return-value]
