@@ -120,7 +120,8 @@ __device__ inline float sum_over_warp(float (&numbers)[16]) {
 }
 
 // Back to front. A pixel knows the light that is left behind a Gaussian, divides by 1 - alpha for the light before it, and adds up in
-// `behind` the gradient's product with what lies behind: nothing is subtracted, so no digits are lost where little light is left.
+// `behind` the gradient's product with what lies behind: nothing is subtracted, so no digits are lost where little light is left. Alpha is
+// 1 minus the light left at the end: its gradient enters once, as a backdrop of the value -1.
 //
 // rows (pairs, COLUMNS): sums over the tile's pixels of h, h dx, h dy, h dx dx, h dx dy, h dy dy, with h = alpha times its gradient; then
 // the absolute sums of the centre's gradient; from MOMENTS on the gradients of the values. Row slots[k] belongs to place k of the lists.
@@ -136,13 +137,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) blend_back(
     __shared__ int furthest;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     Place p = place_of(band_begin, across, down, width, height);
-    float x = p.x + 0.5f, y = p.y + 0.5f, light = 1.0f, behind = 0.0f, g_value[VALUES], g_alpha = 0.0f;
+    float x = p.x + 0.5f, y = p.y + 0.5f, light = 1.0f, behind = 0.0f, g_value[VALUES];
     int last = 0;
 #pragma unroll
     for (int c = 0; c < VALUES; c++) g_value[c] = p.inside ? g_picture[p.pixel * (VALUES + 1) + c] : 0.0f;
     if (p.inside) {
-        g_alpha = g_picture[p.pixel * (VALUES + 1) + VALUES];
         light = light_left[p.pixel];
+        behind = -light * g_picture[p.pixel * (VALUES + 1) + VALUES];
         last = last_place[p.pixel];
     }
     if (threadIdx.x == 0) furthest = 0;
@@ -172,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) blend_back(
             for (int c = 0; c < COLUMNS; c++) row[c] = 0.0f;
             if (alpha > 0.0f) {
                 light /= 1.0f - alpha;
-                float weight = light * alpha, product = g_alpha;
+                float weight = light * alpha, product = 0.0f;
 #pragma unroll
                 for (int c = 0; c < VALUES; c++) {
                     product += values[j][c] * g_value[c];

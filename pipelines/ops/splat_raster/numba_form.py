@@ -75,43 +75,43 @@ class _Composite(torch.autograd.Function):
 
         for_each(sort, views)
         picture = np.empty((views, height, width, channels + 1), np.float32)
+        light, last = np.empty((views, height, width), np.float32), np.empty((views, height, width), np.float32)
         down = -(-height // kernels.TILE_Y)
 
         def blend(item: int) -> None:
             c, ty = divmod(item, down)
             some = lists[c]
-            kernels.forward_row(ty, some.across, some.splats, some.starts, some.owner, picture[c])
+            kernels.forward_row(ty, some.across, some.splats, some.starts, some.owner, picture[c], light[c], last[c])
 
         for_each(blend, views * down)
-        result = torch.from_numpy(picture).to(means2d.device)
-        ctx.lists, ctx.absgrad, ctx.shared = lists, absgrad, len(features) < views
-        ctx.save_for_backward(means2d, result)
-        return result
+        ctx.lists, ctx.light, ctx.last, ctx.absgrad, ctx.shared = lists, light, last, absgrad, len(features) < views
+        ctx.save_for_backward(means2d)
+        return torch.from_numpy(picture).to(means2d.device)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        means2d, result = ctx.saved_tensors
+        (means2d,) = ctx.saved_tensors
         lists, absgrad = ctx.lists, ctx.absgrad
         views, n = means2d.shape[:2]
-        picture, grads = array(result), array(grad)
-        widths = (2, 5, picture.shape[-1] - 2)
+        grads = array(grad)
+        widths = (2, 5, grads.shape[-1] - 2)
         sums = [np.empty((views, n, width), np.float32) for width in widths] + [np.empty((views, n * absgrad, 2), np.float32)]
         for c, some in enumerate(lists):  # one camera after the other: the rows are by far the largest array here
-            _backward(some, picture[c], grads[c], [part[c] for part in sums], absgrad)
+            _backward(some, ctx.light[c], ctx.last[c], grads[c], [part[c] for part in sums], absgrad)
         g_means2d, g_shapes, g_features, absolute = (torch.from_numpy(part).to(means2d.device) for part in sums)
         if absgrad:
             means2d.absgrad = absolute
         return g_means2d, g_shapes, g_features.sum(0, keepdim=True) if ctx.shared else g_features, None, None, None, None, None
 
 
-def _backward(lists: _Lists, picture: np.ndarray, grad: np.ndarray, sums: list[np.ndarray], absgrad: bool) -> None:
+def _backward(lists: _Lists, light: np.ndarray, last: np.ndarray, grad: np.ndarray, sums: list[np.ndarray], absgrad: bool) -> None:
     """Gradients of one camera's picture into sums."""
     n = len(lists.splats)
     rows = np.empty((len(lists.owner), lists.splats.shape[1]), np.float32)
 
     def spread(ty: int) -> None:
-        kernels.backward_row(ty, lists.across, lists.splats, lists.starts, lists.owner, lists.slot, picture, grad, rows, absgrad)
+        kernels.backward_row(ty, lists.across, lists.splats, lists.starts, lists.owner, lists.slot, light, last, grad, rows, absgrad)
 
     def gather(chunk: int) -> None:
         span = chunk * GAUSSIANS_AT_ONCE, min((chunk + 1) * GAUSSIANS_AT_ONCE, n)

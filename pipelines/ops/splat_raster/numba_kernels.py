@@ -1,7 +1,8 @@
 """The loops of the CPU splat rasteriser: Gaussians outside, the pixels of a tile inside, so that pixels become SIMD lanes.
 
 What keeps them fast: loop bounds and flat indices are uint64 (signed ones make numba check for negative indices, and LLVM gives up
-vectorising); every literal is float32; choices are selects; long bodies are cut into short loops through small arrays.
+vectorising); every literal is float32; choices are selects; sums become SIMD, the maximum over a loop does not; long bodies are cut
+into short loops through small arrays.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from .torch_form import ALPHA_MAX, TRANSMITTANCE_MIN
 TILE_X, TILE_Y = 16, 8
 PIXELS = TILE_X * TILE_Y
 # Where each quantity of a tile's pixels starts in one flat buffer: with constant distances LLVM need not check for overlaps at run time.
-X, Y, LIGHT, WEIGHT = (np.uint64(k * PIXELS) for k in range(4))
-SUM_ALPHA, SUM = np.uint64(4 * PIXELS), np.uint64(5 * PIXELS)
-RATIO, FREE, VALUE, REST, H, G_ALPHA, G = (np.uint64(k * PIXELS) for k in range(4, 11))
+X, Y, LIGHT, LAST, WEIGHT = (np.uint64(k * PIXELS) for k in range(5))
+SUM_ALPHA, SUM = np.uint64(5 * PIXELS), np.uint64(6 * PIXELS)
+RATIO, FREE, VALUE, BEHIND, H, G = (np.uint64(k * PIXELS) for k in range(5, 11))
 P1, P2, P3 = np.uint64(PIXELS), np.uint64(2 * PIXELS), np.uint64(3 * PIXELS)
-FORWARD, BACKWARD = 5 * PIXELS, 10 * PIXELS
+FORWARD, BACKWARD = 6 * PIXELS, 10 * PIXELS
 FEATURES, BLOCK = 8, 4
 """A row of `splats`: centre x and y, conic xx, xy, yy, opacity, half width and height of what is drawn (0 where unseen); from column
 FEATURES on the channels, filled up with zeros to blocks of BLOCK. The first block shares the loop of the geometry."""
@@ -159,13 +160,28 @@ def finished(tile):  # type: ignore[no-untyped-def]
     """Whether no pixel takes any more light."""
     total = _0
     for p in range(np.uint64(PIXELS)):
-        total += tile[LIGHT + p]
+        total += max(tile[LIGHT + p], _0)
     return total == _0
 
 
 @jit_fast
-def forward_row(ty, across, splats, starts, owner, picture):  # type: ignore[no-untyped-def]
-    """Blends one row of tiles of one picture (H, W, F + 1), alpha last."""
+def furthest(tile):  # type: ignore[no-untyped-def]
+    """The largest `LAST` of the tile's pixels."""
+    most = _0
+    for p in range(np.uint64(PIXELS)):
+        most = max(most, tile[LAST + p])
+    return np.uint64(most)
+
+
+@jit_fast
+def forward_row(ty, across, splats, starts, owner, picture, light, last):  # type: ignore[no-untyped-def]
+    """Blends one row of tiles of one picture (H, W, F + 1), alpha last, and writes what `backward_row` starts from.
+
+    light (H, W): what is left of each pixel's light behind everything drawn there. last (H, W): the place in the tile's list, counted
+    from 1, after which nothing is drawn at the pixel; 0 where nothing is. Places are float32 like the rest of the buffer, which keeps
+    the loop SIMD; they are exact up to 2^24.
+    A minus sign before the light in the buffer marks a pixel that takes no more.
+    """
     height, width, channels = picture.shape[0], picture.shape[1], picture.shape[2] - 1
     blocks = (splats.shape[1] - FEATURES) // BLOCK
     tile = np.empty(FORWARD + blocks * BLOCK * PIXELS, np.float32)
@@ -179,6 +195,7 @@ def forward_row(ty, across, splats, starts, owner, picture):  # type: ignore[no-
         for k in range(begin, np.uint64(starts[t + 1])):
             if (k - begin) & CHECK_EVERY == CHECK_EVERY and finished(tile):
                 break
+            place = np.float32(k - begin + np.uint64(1))
             splat = splats[owner[k]]
             mx, my, opacity = splat[0], splat[1], splat[5]
             a, b, c = _HALF * splat[2], splat[3], _HALF * splat[4]
@@ -192,7 +209,8 @@ def forward_row(ty, across, splats, starts, owner, picture):  # type: ignore[no-
                 after = before * (_1 - shown)
                 keep = after > _LEFT_MIN
                 weight = before * shown if keep else _0
-                tile[LIGHT + p] = after if keep else _0
+                tile[LIGHT + p] = after if keep else -abs(before)
+                tile[LAST + p] = max(tile[LAST + p], place if keep else _0)
                 tile[WEIGHT + p] = weight
                 tile[SUM_ALPHA + p] += weight
                 tile[SUM + p] += weight * f0
@@ -215,16 +233,20 @@ def forward_row(ty, across, splats, starts, owner, picture):  # type: ignore[no-
                 for ch in range(channels):
                     picture[top + row, left + column, ch] = tile[SUM + np.uint64(ch * PIXELS) + pixel]
                 picture[top + row, left + column, channels] = tile[SUM_ALPHA + pixel]
+                light[top + row, left + column] = abs(tile[LIGHT + pixel])
+                last[top + row, left + column] = tile[LAST + pixel]
 
 
 @jit_fast
-def backward_row(ty, across, splats, starts, owner, slot, picture, grad, rows, absolute):  # type: ignore[no-untyped-def]
-    """Gradient rows of the pairs in one row of tiles: the moments of `GEOMETRY`, two absolute sums, then the channels.
+def backward_row(ty, across, splats, starts, owner, slot, light, last, grad, rows, absolute):  # type: ignore[no-untyped-def]
+    """Gradient rows of the pairs in one row of tiles, as `ABSOLUTE` and `CHANNEL_0` lay them out, from the gradient (H, W, F + 1).
 
-    Goes front to back like the forward pass. `REST` is the gradient's product with what is still to come behind: it starts as the
-    product with the finished pixel and loses each Gaussian's share.
+    Goes back to front from the light left at the end (Kerbl et al. 2023, section 6): the light before a Gaussian is the light after it
+    divided by 1 - alpha. `BEHIND` is the sum of weight times value times gradient over what lies behind. Both are built up from the
+    small to the large, so no digits cancel where a pixel's light is nearly used up. The picture's alpha is 1 minus the light left; its
+    gradient enters as a last layer behind all Gaussians, whose weight is that light and whose value is -1.
     """
-    height, width, channels = picture.shape[0], picture.shape[1], picture.shape[2] - 1
+    height, width, channels = grad.shape[0], grad.shape[1], grad.shape[2] - 1
     blocks = (splats.shape[1] - FEATURES) // BLOCK
     tile = np.empty(BACKWARD + blocks * BLOCK * PIXELS, np.float32)
     top = ty * TILE_Y
@@ -235,19 +257,17 @@ def backward_row(ty, across, splats, starts, owner, slot, picture, grad, rows, a
         for row in range(min(TILE_Y, height - top)):
             for column in range(min(TILE_X, width - left)):
                 pixel = np.uint64(row * TILE_X + column)
-                rest = grad[top + row, left + column, channels] * picture[top + row, left + column, channels]
-                tile[G_ALPHA + pixel] = grad[top + row, left + column, channels]
                 for ch in range(channels):
                     tile[G + np.uint64(ch * PIXELS) + pixel] = grad[top + row, left + column, ch]
-                    rest += grad[top + row, left + column, ch] * picture[top + row, left + column, ch]
-                tile[REST + pixel] = rest
+                tile[LIGHT + pixel] = light[top + row, left + column]
+                tile[LAST + pixel] = last[top + row, left + column]
+                tile[BEHIND + pixel] = -grad[top + row, left + column, channels] * light[top + row, left + column]
         t = ty * across + tx
         begin, end = np.uint64(starts[t]), np.uint64(starts[t + 1])
-        reached = end
-        for k in range(begin, end):
-            if (k - begin) & CHECK_EVERY == CHECK_EVERY and finished(tile):
-                reached = np.uint64(k)
-                break
+        count = min(furthest(tile), end - begin)
+        for done in range(count):
+            k = begin + count - np.uint64(1) - done
+            place = np.float32(count - done)
             splat = splats[owner[k]]
             target = rows[slot[k]]
             mx, my, opacity = splat[0], splat[1], splat[5]
@@ -257,14 +277,15 @@ def backward_row(ty, across, splats, starts, owner, slot, picture, grad, rows, a
                 dx, dy = tile[X + p] - mx, tile[Y + p] - my
                 shown = min(opacity * exp_minus(dx * (a * dx + b * dy) + c * dy * dy), _ALPHA_MAX)
                 shown = shown if shown >= _ALPHA_MIN else _0
-                before = tile[LIGHT + p]
-                after = before * (_1 - shown)
-                keep = after > _LEFT_MIN
-                tile[LIGHT + p] = after if keep else _0
-                tile[WEIGHT + p] = before * shown if keep else _0
-                tile[RATIO + p] = shown / (_1 - shown) if keep else _0
+                shown = shown if tile[LAST + p] >= place else _0
+                ratio = shown / (_1 - shown)
+                after = tile[LIGHT + p]
+                weight = after * ratio
+                tile[LIGHT + p] = after + weight
+                tile[WEIGHT + p] = weight
+                tile[RATIO + p] = ratio
                 tile[FREE + p] = _1 if shown < _ALPHA_MAX else _0
-                tile[VALUE + p] = tile[G_ALPHA + p]
+                tile[VALUE + p] = _0
             for block in range(1, blocks):
                 at, column = FEATURES + block * BLOCK, CHANNEL_0 + block * BLOCK
                 f0, f1, f2, f3 = splat[at], splat[at + 1], splat[at + 2], splat[at + 3]
@@ -290,8 +311,8 @@ def backward_row(ty, across, splats, starts, owner, slot, picture, grad, rows, a
                 t2 += weight * g2
                 t3 += weight * g3
                 own = weight * (tile[VALUE + p] + f0 * g0 + f1 * g1 + f2 * g2 + f3 * g3)
-                behind = tile[REST + p] - own
-                tile[REST + p] = behind
+                behind = tile[BEHIND + p]
+                tile[BEHIND + p] = behind + own
                 h = (own - behind * tile[RATIO + p]) * tile[FREE + p]
                 tile[H + p] = h
                 dx, dy = tile[X + p] - mx, tile[Y + p] - my
@@ -312,7 +333,7 @@ def backward_row(ty, across, splats, starts, owner, slot, picture, grad, rows, a
                     ax += abs(h * (a * dx + b * dy))
                     ay += abs(h * (b * dx + c * dy))
                 target[ABSOLUTE], target[ABSOLUTE + 1] = ax, ay
-        for k in range(reached, end):
+        for k in range(begin + count, end):
             rows[slot[k]] = _0
 
 
