@@ -50,6 +50,21 @@ def test_bands_give_the_same_pictures_and_gradients(monkeypatch: pytest.MonkeyPa
         assert float((a - b).norm() / a.norm()) < 1e-6
 
 
+def test_a_row_with_more_pairs_than_a_launch_may_hold_is_drawn_tile_by_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = emulated(monkeypatch)
+    whole = drawn()
+    monkeypatch.setattr(cuda_lists, "UNASKED_BYTES", 0)
+    monkeypatch.setattr(cuda_lists, "BAND_PAIRS", 100)
+    launched, usual = [], cuda_lists.Band.launches
+    monkeypatch.setattr(cuda_lists.Band, "launches", lambda band: launched.append(list(usual(band))) or launched[-1])
+    cut = drawn()
+    across = 3
+    assert [(tile, 1) for tile in range(across)] in launched and not card.faults
+    assert all(torch.equal(a, b) for a, b in zip(whole[:4], cut[:4], strict=True))
+    for a, b in zip(whole[4:], cut[4:], strict=True):
+        assert float((a - b).norm() / a.norm()) < 1e-6
+
+
 def test_bands_hold_what_may_be_and_every_row_once() -> None:
     pairs = [3, 0, 4, 9, 1, 1, 0, 0]
     made = list(cuda_lists._bands(pairs, 7))

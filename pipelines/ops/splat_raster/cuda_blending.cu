@@ -23,17 +23,18 @@ __device__ constexpr int fitting(int most, int bytes_each) { return most * bytes
 constexpr int FORWARD_BATCH = fitting(THREADS, 4 * (6 + VALUES));
 constexpr int BACKWARD_BATCH = fitting(32, 4 * (6 + VALUES + WARPS * COLUMNS));
 
-// A tile of a band (see cuda_lists.cu) and this thread's pixel in it.
+// A tile of a band (see cuda_lists.cu) and this thread's pixel in it. A launch draws the tiles from first_tile on.
 struct Place {
-    int x, y;
+    int tile, x, y;
     bool inside;
     long long pixel;  // number in the pictures (cameras, height, width)
 };
 
-__device__ inline Place place_of(int band_begin, int across, int down, int width, int height) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = band_begin + blockIdx.x / across;
+__device__ inline Place place_of(int first_tile, int band_begin, int across, int down, int width, int height) {
     Place p;
-    p.x = blockIdx.x % across * TILE + warp % 2 * 8 + lane % 8;
+    p.tile = first_tile + blockIdx.x;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = band_begin + p.tile / across;
+    p.x = p.tile % across * TILE + warp % 2 * 8 + lane % 8;
     p.y = row % down * TILE + warp / 2 * 4 + lane / 8;
     p.inside = p.x < width && p.y < height;
     p.pixel = ((long long)(row / down) * height + p.y) * width + p.x;
@@ -57,18 +58,18 @@ __device__ inline void load_values(float* values, const float* features, const f
 // Gaussian that counts, and last, the place after that Gaussian in the tile's list.
 extern "C" __global__ void __launch_bounds__(THREADS) blend(
     const float2* centres, const float4* shapes, const float* features, const float* depths, int feature_rows,
-    const int* starts, const int* owners, int band_begin, int across, int down, int width, int height,
+    const int* starts, const int* owners, int first_tile, int band_begin, int across, int down, int width, int height,
     float* picture, float* light_left, int* last_place
 ) {
     __shared__ float2 centre[FORWARD_BATCH];
     __shared__ float4 shape[FORWARD_BATCH];
     __shared__ float values[FORWARD_BATCH][VALUES];
-    Place p = place_of(band_begin, across, down, width, height);
+    Place p = place_of(first_tile, band_begin, across, down, width, height);
     float x = p.x + 0.5f, y = p.y + 0.5f, light = 1.0f, total[VALUES], alpha_total = 0.0f;
 #pragma unroll
     for (int c = 0; c < VALUES; c++) total[c] = 0.0f;
     bool done = !p.inside;
-    int begin = starts[blockIdx.x], end = starts[blockIdx.x + 1], last = 0;
+    int begin = starts[p.tile], end = starts[p.tile + 1], last = 0;
     for (int base = begin; base < end; base += FORWARD_BATCH) {
         if (__syncthreads_count(done) == THREADS) break;  // and nobody reads the batch before any more
         int count = min(FORWARD_BATCH, end - base);
@@ -127,7 +128,8 @@ __device__ inline float sum_over_warp(float (&numbers)[16]) {
 // the absolute sums of the centre's gradient; from MOMENTS on the gradients of the values. Row slots[k] belongs to place k of the lists.
 extern "C" __global__ void __launch_bounds__(THREADS) blend_back(
     const float2* centres, const float4* shapes, const float* features, const float* depths, int feature_rows,
-    const int* starts, const int* owners, const int* slots, int band_begin, int across, int down, int width, int height,
+    const int* starts, const int* owners, const int* slots, int first_tile, int band_begin, int across, int down,
+    int width, int height,
     const float* light_left, const int* last_place, const float* g_picture, float* rows
 ) {
     __shared__ float2 centre[BACKWARD_BATCH];
@@ -136,7 +138,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) blend_back(
     __shared__ float parts[WARPS][BACKWARD_BATCH][COLUMNS];
     __shared__ int furthest;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    Place p = place_of(band_begin, across, down, width, height);
+    Place p = place_of(first_tile, band_begin, across, down, width, height);
     float x = p.x + 0.5f, y = p.y + 0.5f, light = 1.0f, behind = 0.0f, g_value[VALUES];
     int last = 0;
 #pragma unroll
@@ -150,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) blend_back(
     __syncthreads();
     atomicMax(&furthest, last);
     __syncthreads();
-    int begin = starts[blockIdx.x], length = starts[blockIdx.x + 1] - begin, reached = furthest;
+    int begin = starts[p.tile], length = starts[p.tile + 1] - begin, reached = furthest;
     for (int end = reached; end > 0; end -= BACKWARD_BATCH) {
         int base = max(end - BACKWARD_BATCH, 0), count = end - base;
         for (int j = threadIdx.x; j < count; j += THREADS) {

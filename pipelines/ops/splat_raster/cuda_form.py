@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from ..cuda import card as cards
 from ..cuda.driver import Program
 from . import torch_form
-from .cuda_lists import Band, TileLists, tile_lists
+from .cuda_lists import tile_lists
 
 PROJECTION, BLENDING = (Path(__file__).with_name(f"cuda_{name}.cu") for name in ("projection", "blending"))
 FEATURES_MAX = 64
@@ -85,8 +85,10 @@ class _Blend(torch.autograd.Function):
         light, last = means2d.new_empty(views, height, width), torch.empty(views, height, width, dtype=torch.int32, device=means2d.device)
         program = _program(means2d.device, count)
         for band in lists.bands:
-            given = (means2d, shapes, values, depths, _rows_of(values), band.starts, band.owners, *_tiles(lists, band), width, height)
-            program.launch("blend", len(band.starts) - 1, THREADS, [*given, picture, light, last])
+            given = (means2d, shapes, values, depths, _rows_of(values), band.starts, band.owners)
+            for first, tiles in band.launches():
+                where = (first, band.begin, lists.across, lists.down, width, height)
+                program.launch("blend", tiles, THREADS, [*given, *where, picture, light, last])
         ctx.lists, ctx.absgrad = lists, absgrad
         ctx.save_for_backward(means2d, shapes, depths, values, light, last)
         return picture
@@ -102,8 +104,10 @@ class _Blend(torch.autograd.Function):
         program, entries = _program(means2d.device, count), views * n
         for band in lists.bands:
             rows = means2d.new_empty(len(band.owners), columns)
-            given = (means2d, shapes, values, depths, _rows_of(values), band.starts, band.owners, band.slots, *_tiles(lists, band))
-            program.launch("blend_back", len(band.starts) - 1, THREADS, [*given, width, height, light, last, g_picture, rows])
+            given = (means2d, shapes, values, depths, _rows_of(values), band.starts, band.owners, band.slots)
+            for first, tiles in band.launches():
+                where = (first, band.begin, lists.across, lists.down, width, height)
+                program.launch("blend_back", tiles, THREADS, [*given, *where, light, last, g_picture, rows])
             summed = (shapes, lists.order, band.ends, entries, rows, int(band is not lists.bands[0]))
             made = [g_means2d, g_shapes, g_values, g_depths, absolute]
             program.launch("gather", -(-entries // (THREADS // columns)), THREADS, [*summed, *made])
@@ -124,7 +128,3 @@ def _program(device: torch.device, features: int) -> Program:
 def _rows_of(values: Tensor) -> int:
     """Rows of features: N where all cameras share them, else C * N."""
     return max(1, values.shape[0] * values.shape[1])
-
-
-def _tiles(lists: TileLists, band: Band) -> tuple[int, int, int]:
-    return band.begin, lists.across, lists.down

@@ -1,6 +1,6 @@
 """The tile lists of the CUDA form: for each tile of all pictures the Gaussians that touch it, front to back, in bands of tile rows.
 
-A band holds as many pairs of tile and Gaussian as one launch may work on: so that their memory is bounded, and no launch takes the two
+A band holds as many pairs of tile and Gaussian as one launch may work on: so that their memory is bounded, and no launch comes near the two
 seconds after which Windows resets a card that also draws the screen.
 """
 
@@ -19,7 +19,7 @@ FILE = Path(__file__).with_name("cuda_lists.cu")
 TILE, THREADS = 16, 256  # as in the .cu files
 INT_MAX = 2**31 - 1
 BAND_PAIRS = 1 << 23
-"""Pairs in a band of more than one row: 8 million pairs of 256 pixels each are a fraction of a second on a small card."""
+"""Pairs in a band of more than one row, and in a launch of more than one tile: 8 million, of 256 pixels each."""
 SORT_BYTES = 48
 """Memory that a pair takes while its band is sorted: tile, owner, sorted tile and place, and as much again inside the sort."""
 KEPT_BYTES = 8
@@ -46,6 +46,12 @@ class Band:
     owners: Tensor
     slots: Tensor
     ends: Tensor
+
+    def launches(self) -> Iterator[tuple[int, int]]:
+        """First tile and number of tiles of each launch: all tiles, or one by one where a single row holds more than a launch may."""
+        tiles = len(self.starts) - 1
+        step = tiles if len(self.owners) <= BAND_PAIRS else 1
+        return ((first, step) for first in range(0, tiles, step))
 
 
 @dataclass(frozen=True)
