@@ -405,9 +405,24 @@ def tool(*command: Any, **variables: str) -> int:
     return subprocess.run([str(PYTHON), *(str(c) for c in command)], cwd=ROOT, env={**environment(), **variables}).returncode
 
 
+def get_cpp_compiler() -> None:
+    """For the tests that run CUDA kernels on the processor, on Linux only; installed where apt is here and this user may use it."""
+    names = (os.environ.get("CXX") or "g++", "g++", "clang++")
+    if sys.platform != "linux" or any(shutil.which(name) for name in names):
+        return
+    if shutil.which("apt-get") is not None and os.geteuid() == 0:
+        say("  g++ ...")
+        with contextlib.suppress(SetupError):
+            for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "g++"]):
+                run_logged(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *words], "g++ could not be installed.")
+            return
+    say("There is no C++ compiler, so the tests of the CUDA kernels are skipped: install g++ to run them.")
+
+
 def test(arguments: list[str]) -> int:
     """pytest, with a real ComfyUI at hand."""
     setup(tests=True)
+    get_cpp_compiler()
     return tool("-m", "pytest", *arguments)
 
 
