@@ -61,11 +61,13 @@ class EmulatedCard:
         stream: gives the handle of the stream to launch on.
 
     Attributes:
+        words: what `Card` says of its compiler.
         faults: the messages of all errors of launches, for tests of code that goes on after one.
     """
 
     def __init__(self, seed: int = 1, free: int = 8 << 30, stream: Callable[[], int] = lambda: 0) -> None:
         self.seed, self.free, self.stream = seed, free, stream
+        self.words = "the processor's compiler"
         self.faults: list[str] = []
         self._programs: dict[tuple[str, tuple[str, ...]], EmulatedProgram] = {}
         self._lock = Lock()

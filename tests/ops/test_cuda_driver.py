@@ -1,7 +1,6 @@
 """Launching through the CUDA driver, with the emulator in the driver's place, and the card that makes programs of files."""
 
 import ctypes
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -61,6 +60,13 @@ def test_numbers_of_more_than_32_bits_are_refused(program: Program, number: int)
 def test_tensors_with_gaps_are_refused(program: Program) -> None:
     with pytest.raises(ValueError, match=r"contiguous tensors, not \(4, 3\) with strides \(1, 4\)"):
         program.launch("echo", 1, 12, [1, 1.0, torch.zeros(3, 4).T, 12, torch.zeros(12)])
+
+
+@emulated
+def test_tensors_of_several_devices_are_refused(program: Program) -> None:
+    """On a card the address of a CPU tensor would be a fault that takes the context with it."""
+    with pytest.raises(ValueError, match="tensors of the kernel echo lie on several devices"):
+        program.launch("echo", 1, 12, [1, 1.0, torch.zeros(3), 12, torch.zeros(12, device="meta")])
 
 
 @emulated
@@ -196,20 +202,18 @@ def compiler(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> FakeCompi
 
 @emulated
 def test_a_card_compiles_each_file_once_for_itself_and_launches_on_pytorchs_stream(
-    compiler: FakeCompiler, library: ctypes.CDLL, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    compiler: FakeCompiler, library: ctypes.CDLL, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first.cu", tmp_path / "second.cu"
     first.write_text(TEXT)
     second.write_text(TEXT)
     card = cards.Card(torch.device("cuda:0"))
-    with caplog.at_level(logging.INFO):
-        program = card.program(first, ("-DN=3",))
-        assert card.program(first, ("-DN=3",)) is program
-        assert card.program(first, ("-DN=4",)) is not program and card.program(second) is not program
+    program = card.program(first, ("-DN=3",))
+    assert card.program(first, ("-DN=3",)) is program
+    assert card.program(first, ("-DN=4",)) is not program and card.program(second) is not program
     expected = [("first.cu", ("-DN=3",)), ("first.cu", ("-DN=4",)), ("second.cu", ())]
     assert compiler.asked == [(TEXT, name, "sm_86", options) for name, options in expected]
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert all(word in told for word in ("cuda:0", "first.cu", "NVRTC 13.0", compiler.path, "sm_86", " s"))
+    assert card.words == f"NVRTC 13.0 ({compiler.path}) for sm_86"
     assert float(launch(program)[99]) == 3 * 99 + 0.5 and library.emulator_last_stream() == 1234
 
 

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 class Card:
     """One card; `card` makes it.
 
+    Attributes:
+        words: which compiler, and for which architecture it compiles.
+
     Raises:
         RuntimeError: a device that is not NVIDIA's.
         nvrtc.CompilerError: no compiler works, or not for this card.
@@ -30,6 +33,7 @@ class Card:
         self.device = device
         self.compiler = compiler()
         self.target = self.compiler.target(torch.cuda.get_device_capability(device))
+        self.words = f"NVRTC {'.'.join(map(str, self.compiler.version))} ({self.compiler.path}) for {self.target}"
         self._programs: dict[tuple[Path, tuple[str, ...]], Program] = {}
         self._lock = Lock()
 
@@ -49,10 +53,7 @@ class Card:
         image = self.compiler.compile(file.read_text(encoding="utf-8"), file.name, self.target, options)
         torch.cuda.init()
         program = Program(driver(), image, self.device.index, lambda: torch.cuda.current_stream(self.device).cuda_stream)
-        level = logging.DEBUG if self._programs else logging.INFO  # one line tells which compiler; the other files are made by it too
-        version, seconds = ".".join(map(str, self.compiler.version)), time.perf_counter() - start
-        where = f"NVRTC {version} ({self.compiler.path}) for {self.target}"
-        log.log(level, "CUDA kernels on %s: %s compiled by %s in %.1f s", self.device, file.name, where, seconds)
+        log.debug("%s on %s: %s %s in %.1f s", self.words, self.device, file.name, " ".join(options), time.perf_counter() - start)
         return program
 
     def free_bytes(self) -> int:

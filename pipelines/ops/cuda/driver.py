@@ -58,11 +58,13 @@ class Program:
                 and float (as a 32-bit float). ctypes checks nothing: types must be the kernel's.
 
         Raises:
-            ValueError: a tensor that is not contiguous, an int beyond 32 bits.
+            ValueError: a tensor that is not contiguous or lies on another device, an int beyond 32 bits.
             DriverError: the driver refuses the launch, or an earlier kernel failed.
         """
         if not blocks:
             return
+        if len({argument.device for argument in arguments if isinstance(argument, Tensor)}) > 1:
+            raise ValueError(f"The tensors of the kernel {kernel} lie on several devices.")
         values = [_value(argument) for argument in arguments]
         places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         with self._current():

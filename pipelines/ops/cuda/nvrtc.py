@@ -126,7 +126,8 @@ def opened(path: str) -> Compiler:
 def candidates() -> list[str]:
     """Where an NVRTC may be, PyTorch's CUDA version first: loaded already, beside PyTorch, in NVIDIA's wheels, on the loader's paths."""
     wanted = (torch.version.cuda or "").split(".")[0]
-    named = f"nvrtc64_{wanted}0_0.dll" if sys.platform == "win32" else f"libnvrtc.so.{wanted}"
+    number = "112" if wanted == "11" else f"{wanted}0"  # of the last version that changed NVRTC's interface
+    named = f"nvrtc64_{number}_0.dll" if sys.platform == "win32" else f"libnvrtc.so.{wanted}"
     files = list(dict.fromkeys(str(path) for path in (*_loaded(), *_beside_torch(), *_wheels()) if NAME.fullmatch(path.name)))
     files.sort(key=lambda file: _major(Path(file).name) != wanted)
     return [*files, *([named] if wanted else [])]
@@ -151,7 +152,10 @@ def _beside_torch() -> Iterator[Path]:
 
 
 def _wheels() -> Iterator[Path]:
-    spec = importlib.util.find_spec("nvidia")
+    try:
+        spec = importlib.util.find_spec("nvidia")
+    except ValueError:  # a module of that name that came by no finder
+        return
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for inner in ("cu*/lib", "cu*/bin/x86_64", "cuda_nvrtc/lib", "cuda_nvrtc/bin"):
             for place in sorted(Path(folder).glob(inner)):

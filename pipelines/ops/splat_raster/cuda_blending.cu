@@ -213,37 +213,49 @@ extern "C" __global__ void __launch_bounds__(THREADS) blend_back(
         rows[(long long)slots[begin + reached + i / COLUMNS] * COLUMNS + i % COLUMNS] = 0.0f;
 }
 
-// Adds the rows of order[k], from ends[k - 1] to ends[k], and turns their moments into gradients. COLUMNS threads share a Gaussian. `add`:
-// whether the gradients of earlier bands are there already.
+// Where the gradient of a Gaussian lies that a column of its rows makes; none for the columns that only fill up.
+__device__ inline float* target_of(
+    int column, long long i, float* g_centres, float* g_shapes, float* g_features, float* g_depths, float* absolute
+) {
+    if (column == 0) return g_shapes + 4 * i + 3;
+    if (column < 3) return g_centres + 2 * i + column - 1;
+    if (column < 6) return g_shapes + 4 * i + column - 3;
+    if (column < MOMENTS) return absolute + 2 * i + column - 6;
+    if (column < MOMENTS + FEATURES) return g_features + i * FEATURES + column - MOMENTS;
+    return column == MOMENTS + FEATURES ? g_depths + i : 0;
+}
+
+// Adds the rows of order[k], from ends[k - 1] to ends[k], and turns their moments into gradients. COLUMNS threads share a Gaussian. Sums go
+// on from band to band (`goes_on`: there were bands before) and become gradients at the last one (`ends_here`): the same bits however many.
 #define SHARING (THREADS / COLUMNS)
 extern "C" __global__ void __launch_bounds__(THREADS) gather(
-    const float4* shapes, const int* order, const int* ends, int entries, const float* rows, int add,
+    const float4* shapes, const int* order, const int* ends, int entries, const float* rows, int goes_on, int ends_here,
     float* g_centres, float* g_shapes, float* g_features, float* g_depths, float* absolute
 ) {
     __shared__ float sums[SHARING][COLUMNS];
     int group = threadIdx.x / COLUMNS, column = threadIdx.x % COLUMNS;
-    long long k = (long long)blockIdx.x * SHARING + group;
-    bool mine = group < SHARING && k < entries;
-    if (mine) {
-        float sum = 0.0f;
+    long long k = (long long)blockIdx.x * SHARING + group, i = 0;
+    float* target = 0;
+    float sum = 0.0f;
+    if (group < SHARING && k < entries) {
+        i = order[k];
+        target = target_of(column, i, g_centres, g_shapes, g_features, g_depths, absolute);
+    }
+    if (target) {
+        if (goes_on) sum = *target;
         for (int row = k ? ends[k - 1] : 0; row < ends[k]; row++) sum += rows[(long long)row * COLUMNS + column];
         sums[group][column] = sum;
     }
     __syncthreads();
-    if (!mine) return;
-    long long i = order[k];
-    const float* t = sums[group];
-    float4 s = shapes[i];
-    float* target = 0;
-    float made = 0.0f;
-    if (column == 0) target = g_shapes + 4 * i + 3, made = s.w > 0.0f ? t[0] / s.w : 0.0f;
-    else if (column == 1) target = g_centres + 2 * i, made = s.x * t[1] + s.y * t[2];
-    else if (column == 2) target = g_centres + 2 * i + 1, made = s.y * t[1] + s.z * t[2];
-    else if (column == 3) target = g_shapes + 4 * i, made = -0.5f * t[3];
-    else if (column == 4) target = g_shapes + 4 * i + 1, made = -t[4];
-    else if (column == 5) target = g_shapes + 4 * i + 2, made = -0.5f * t[5];
-    else if (column < MOMENTS) target = absolute + 2 * i + column - 6, made = t[column];
-    else if (column < MOMENTS + FEATURES) target = g_features + i * FEATURES + column - MOMENTS, made = t[column];
-    else if (column == MOMENTS + FEATURES) target = g_depths + i, made = t[column];
-    if (target) *target = add ? *target + made : made;
+    if (!target) return;
+    if (ends_here) {
+        const float* t = sums[group];
+        float4 s = shapes[i];
+        if (column == 0) sum = s.w > 0.0f ? t[0] / s.w : 0.0f;
+        if (column == 1) sum = s.x * t[1] + s.y * t[2];
+        if (column == 2) sum = s.y * t[1] + s.z * t[2];
+        if (column == 3 || column == 5) sum = -0.5f * t[column];
+        if (column == 4) sum = -t[4];
+    }
+    *target = sum;
 }

@@ -6,6 +6,8 @@ each band of tile rows (`cuda_lists`). The same bits at each run.
 
 from __future__ import annotations
 
+import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,27 @@ from torch.autograd.function import once_differentiable
 from ..cuda import card as cards
 from ..cuda.driver import Program
 from . import torch_form
-from .cuda_lists import tile_lists
+from .cuda_lists import LISTS, tile_lists
 
 PROJECTION, BLENDING = (Path(__file__).with_name(f"cuda_{name}.cu") for name in ("projection", "blending"))
 FEATURES_MAX = 64
 """Features that the kernels blend in one pass; more are drawn by the PyTorch form, on the same card."""
 PROJECT_THREADS, THREADS, MOMENTS = 128, 256, 8  # as in the .cu files
+
+
+log = logging.getLogger(__name__)
+
+
+def prepare(device: torch.device) -> None:
+    """Compiles and loads what colours need, and says in the log by what and how long.
+
+    Raises:
+        RuntimeError: no compiler works here, or the driver refuses.
+    """
+    start, card = time.perf_counter(), cards.card(device)
+    for file, options in ((PROJECTION, ()), (LISTS, ()), (BLENDING, _options(3))):
+        card.program(file, options)
+    log.info("Splats on %s: kernels compiled by %s in %.1f s", device, card.words, time.perf_counter() - start)
 
 
 def draw(
@@ -34,6 +51,8 @@ def draw(
             means, quats, scales, opacities, features, viewmats, Ks, width, height,
             near=near, far=far, eps2d=eps2d, antialiased=antialiased, absgrad=absgrad,
         )  # fmt: skip
+    # Kernels read what they are given as float32 of this card.
+    quats, scales, opacities, features = (part.to(means) for part in (quats, scales, opacities, features))
     lens = (width, height, float(near), float(far), float(eps2d), int(antialiased))
     means2d, shapes, depths, extents, radii = _Project.apply(means, quats, scales, opacities, viewmats, Ks, lens)
     picture = _Blend.apply(means2d, shapes, depths, features, extents, width, height, absgrad)
@@ -108,8 +127,9 @@ class _Blend(torch.autograd.Function):
             for first, tiles in band.launches():
                 where = (first, band.begin, lists.across, lists.down, width, height)
                 program.launch("blend_back", tiles, THREADS, [*given, *where, light, last, g_picture, rows])
-            summed = (shapes, lists.order, band.ends, entries, rows, int(band is not lists.bands[0]))
-            made = [g_means2d, g_shapes, g_values, g_depths, absolute]
+            goes_on, ends_here = int(band is not lists.bands[0]), int(band is lists.bands[-1])
+            summed = (shapes, lists.order, band.ends, entries, rows, goes_on, ends_here)
+            made = (g_means2d, g_shapes, g_values, g_depths, absolute)
             program.launch("gather", -(-entries // (THREADS // columns)), THREADS, [*summed, *made])
         if ctx.absgrad:
             means2d.absgrad = absolute
@@ -122,7 +142,11 @@ def _columns(features: int) -> int:
 
 
 def _program(device: torch.device, features: int) -> Program:
-    return cards.card(device).program(BLENDING, (f"-DFEATURES={features}",))
+    return cards.card(device).program(BLENDING, _options(features))
+
+
+def _options(features: int) -> tuple[str, ...]:
+    return (f"-DFEATURES={features}",)
 
 
 def _rows_of(values: Tensor) -> int:

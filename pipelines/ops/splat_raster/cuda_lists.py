@@ -1,7 +1,8 @@
 """The tile lists of the CUDA form: for each tile of all pictures the Gaussians that touch it, front to back, in bands of tile rows.
 
-A band holds as many pairs of tile and Gaussian as one launch may work on: so that their memory is bounded, and no launch comes near the two
-seconds after which Windows resets a card that also draws the screen.
+A band holds as many pairs of tile and Gaussian as one launch may work on: so that their memory is bounded, and a launch is meant to
+stay far below the two seconds after which Windows resets a card that also draws the screen. Pictures and gradients are the same to the bit
+however many bands there are.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from torch import Tensor
 
 from ..cuda import card as cards
 
-FILE = Path(__file__).with_name("cuda_lists.cu")
+LISTS = Path(__file__).with_name("cuda_lists.cu")
 TILE, THREADS = 16, 256  # as in the .cu files
 INT_MAX = 2**31 - 1
 BAND_PAIRS = 1 << 23
-"""Pairs in a band of more than one row, and in a launch of more than one tile: 8 million, of 256 pixels each."""
+"""Pairs in a band of more than one row, and on average in a launch of more than one tile: 8 million, of 256 pixels each."""
 SORT_BYTES = 48
 """Memory that a pair takes while its band is sorted: tile, owner, sorted tile and place, and as much again inside the sort."""
 KEPT_BYTES = 8
@@ -48,10 +49,10 @@ class Band:
     ends: Tensor
 
     def launches(self) -> Iterator[tuple[int, int]]:
-        """First tile and number of tiles of each launch: all tiles, or one by one where a single row holds more than a launch may."""
+        """First tile and number of tiles of each launch: all tiles, or fewer where a single row holds more pairs than a launch may."""
         tiles = len(self.starts) - 1
-        step = tiles if len(self.owners) <= BAND_PAIRS else 1
-        return ((first, step) for first in range(0, tiles, step))
+        step = max(1, tiles * BAND_PAIRS // max(len(self.owners), BAND_PAIRS))
+        return ((first, min(step, tiles - first)) for first in range(0, tiles, step))
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def tile_lists(means2d: Tensor, depths: Tensor, extents: Tensor, width: int, hei
     across, down = -(-width // TILE), -(-height // TILE)
     if entries > INT_MAX // 4:
         raise ValueError(f"Splats: {n:,} Gaussians for {views} cameras are too many for one call; draw fewer cameras at once.")
-    program, blocks = card.program(FILE), -(-entries // THREADS)
+    program, blocks = card.program(LISTS), -(-entries // THREADS)
     changes = torch.zeros(views * down + 1, dtype=torch.int64, device=means2d.device)
     program.launch("count_rows", blocks, THREADS, [means2d, extents, n, entries, across, down, changes])
     pairs = changes.cumsum(0)[:-1].tolist()

@@ -96,7 +96,7 @@ class _Composite(torch.autograd.Function):
         views, n = means2d.shape[:2]
         grads = array(grad)
         widths = (2, 5, grads.shape[-1] - 2)
-        sums = [np.empty((views, n, width), np.float32) for width in widths] + [np.empty((views, n * absgrad, 2), np.float32)]
+        sums = [np.empty((views, n, width), np.float32) for width in widths] + [np.empty((views, n if absgrad else 0, 2), np.float32)]
         for c, some in enumerate(lists):  # one camera after the other: the rows are by far the largest array here
             _backward(some, ctx.light[c], ctx.last[c], grads[c], [part[c] for part in sums], absgrad)
         g_means2d, g_shapes, g_features, absolute = (torch.from_numpy(part).to(means2d.device) for part in sums)
