@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import resource
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
@@ -116,7 +115,9 @@ def paired_confidence(ours: Sequence[float], theirs: Sequence[float], *, seed: i
 
 
 def peak_rss_gib(children: bool = False) -> float:
-    """Highest resident memory so far of this process (or of its finished children), GiB."""
+    """Highest resident memory so far of this process (or of its finished children), GiB. Not on Windows."""
+    import resource  # which Windows does not have
+
     usage = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss
     return usage * (1 if sys.platform == "darwin" else 1024) / GIB
 

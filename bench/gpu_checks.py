@@ -15,6 +15,7 @@ sizes; what only a GPU can say is not measured. The last line is JSON; the exit 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import tempfile
@@ -30,7 +31,7 @@ sys.path[:0] = [str(ROOT / "support"), str(ROOT / "tests")]  # tests: the scenes
 import lathe_root  # noqa: E402, F401
 import torch  # noqa: E402
 from lathe.bench import common  # noqa: E402
-from lathe.bench.gpu_check_cases import launches, needs, rivals, times, workers  # noqa: E402
+from lathe.bench.gpu_check_cases import launches, needs, processes, rivals, times, workers  # noqa: E402
 from lathe.bench.gpu_check_cases.findings import FAIL, Check, Finding, not_measured  # noqa: E402
 from lathe.bench.gpu_check_cases.pictures import drawn  # noqa: E402
 from lathe.bench.gpu_check_cases.place import Place  # noqa: E402
@@ -95,6 +96,8 @@ def run(checks: Sequence[Check], arguments: argparse.Namespace) -> int:
         found.append(finding)
         print(f"[{time.monotonic() - start:5.1f} s] {finding.line()}", flush=True)
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # other programs' words may hold what Windows' code page does not
     facts = common.machine()
     print(common.machine_line(facts), flush=True)
     command = [sys.executable, sys.argv[0], "--worker", *(["--emulate"] if arguments.emulate else [])]
@@ -109,7 +112,7 @@ def run(checks: Sequence[Check], arguments: argparse.Namespace) -> int:
             workers.run_all(checks, command=command, emulated=arguments.emulate, seconds=arguments.seconds, folder=folder, say=say)
         finally:
             if build is not None:
-                workers.end_group(build)
+                processes.end(build)
     if any(check.name.startswith("times_") for check in checks):
         for finding in times.compared(found, arguments.emulate):
             say(finding)

@@ -7,6 +7,7 @@ import mmap
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -131,19 +132,24 @@ class Copy:
             ctypes.memmove(self.piece.begin, self._bytes[self._inside].ctypes.data, len(self._given))
 
 
-_libc = ctypes.CDLL(None)
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_ssize_t]
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+@lru_cache
+def _libc() -> ctypes.CDLL:
+    """The C library's calls for memory pages; asked only where the emulator runs, which is not on Windows."""
+    library = ctypes.CDLL(None)
+    library.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_ssize_t]
+    library.mmap.restype = ctypes.c_void_p
+    library.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    return library
 
 
 def _pages(owner: object, size: int) -> np.ndarray:
     """Fresh pages of at least this many bytes amid forbidden ones; they are freed with their owner."""
     size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
     whole = FORBIDDEN + size + FORBIDDEN
-    begin = _libc.mmap(None, whole, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-    if begin in (None, ctypes.c_void_p(-1).value) or _libc.mprotect(begin + FORBIDDEN, size, mmap.PROT_READ | mmap.PROT_WRITE):
+    libc = _libc()
+    begin = libc.mmap(None, whole, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    if begin in (None, ctypes.c_void_p(-1).value) or libc.mprotect(begin + FORBIDDEN, size, mmap.PROT_READ | mmap.PROT_WRITE):
         raise MemoryError(f"No {size:,} bytes for the copy of a tensor.")
-    weakref.finalize(owner, _libc.munmap, begin, whole)
+    weakref.finalize(owner, libc.munmap, begin, whole)
     return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(begin + FORBIDDEN))

@@ -23,6 +23,8 @@ SCENES: list[tuple[int, tuple[int, int], int, dict[str, Any]]] = [
 ]
 """Gaussians, width and height, cameras, options of `render_gaussians`."""
 GRADIENT_NAMES = ("means", "quats", "scales", "opacities", "colors", "extra", "means2d", "absgrad")
+VALUES, GRADIENTS = 1e-5, 1e-4
+"""Bars of an `Oracle`: norms of differences, relative to the truth's."""
 
 
 class Scene(NamedTuple):
@@ -94,37 +96,84 @@ def run(parts: Scene, viewmats: Tensor, Ks: Tensor, width: int, height: int, mas
     return made, [part.grad for part in parts] + [made.means2d.grad, made.means2d.absgrad]  # type: ignore[attr-defined, misc]
 
 
-class Oracle:
-    """A scene of `SCENES` as the obvious form draws it in float64, to hold another form's float32 against."""
+class Compared(NamedTuple):
+    """What a form drew of an `Oracle`'s scene, and how far it is off: norms of differences relative to the truth's, infinite for NaN,
+    for another shape and for gradients that are not float32.
 
-    def __init__(self, n: int, size: tuple[int, int], views: int, options: dict[str, Any]) -> None:
+    Attributes:
+        tensors: pictures, radii and gradients, on the processor.
+        values: of each picture, without pixels that rounding may decide either way.
+        gradients: of each of `GRADIENT_NAMES`.
+        same_in_sight: the same Gaussians have a radius, and no radius is off by more than a pixel.
+    """
+
+    tensors: list[Tensor]
+    values: dict[str, float]
+    gradients: dict[str, float]
+    same_in_sight: bool
+
+    def wrong(self) -> list[str]:
+        """Names of what is off by more than `VALUES` or `GRADIENTS`, and "radii"."""
+        far = [name for name, error in self.values.items() if not error < VALUES]
+        far += [name for name, error in self.gradients.items() if not error < GRADIENTS]
+        return far if self.same_in_sight else [*far, "radii"]
+
+
+class Oracle:
+    """A scene of `SCENES` as the obvious form draws it in float64 on the processor, to hold another form's float32 against.
+
+    Args:
+        extra: (N, E) features instead of the scene's own.
+        device: where other forms draw.
+    """
+
+    def __init__(
+        self, n: int, size: tuple[int, int], views: int, options: dict[str, Any],
+        *, extra: Tensor | None = None, device: str | torch.device = "cpu",
+    ) -> None:  # fmt: skip
         self.width, self.height = size
         self.viewmats, self.Ks = splat_cameras(cameras(views), self.height, self.width)
-        self.world, self.options = scene(n, sh_degree=options.get("sh_degree")), options
+        self.world, self.options, self.device = scene(n, sh_degree=options.get("sh_degree")), options, device
+        if extra is not None:
+            self.world = self.world._replace(extra=extra)
         double = self.world.to(torch.float64)
         blur = {"antialiased": options.get("antialiased", False), "eps2d": options.get("eps2d", 0.3)}
         self.mask = decided(double, self.viewmats, self.Ks, self.width, self.height, **blur)
         assert float(self.mask.mean()) > 0.98
         with drawn_by(torch_form):
-            self.true, self.gradients = self._run(double)
+            self.true, self.gradients = self._run(double, "cpu")
 
-    def _run(self, parts: Scene) -> tuple[Rendered, list[Tensor]]:
-        return run(parts, self.viewmats, self.Ks, self.width, self.height, self.mask, **self.options)
+    def _run(self, parts: Scene, device: str | torch.device) -> tuple[Rendered, list[Tensor]]:
+        parts = Scene(*(part.detach().to(device).requires_grad_() for part in parts))
+        options = {name: option.to(device) if isinstance(option, Tensor) else option for name, option in self.options.items()}
+        seen_by = (self.viewmats.to(device), self.Ks.to(device))
+        return run(parts, *seen_by, self.width, self.height, self.mask.to(device), **options)
+
+    def compare(self, form: Any) -> Compared:
+        """Draws with a form in float32."""
+        with drawn_by(form):
+            made, gradients = self._run(self.world.to(torch.float32), self.device)
+        names = ("color", "alpha", "depth", "extra")
+        pictures, radii = [getattr(made, name).detach().cpu() for name in names], made.radii.cpu()
+        gradients = [gradient.cpu() for gradient in gradients]
+        values = {name: _error(a, getattr(self.true, name).detach(), self.mask) for name, a in zip(names, pictures, strict=True)}
+        pairs = zip(GRADIENT_NAMES, gradients, self.gradients, strict=True)
+        errors = {name: _error(a, b) if a.dtype == torch.float32 else torch.inf for name, a, b in pairs}
+        in_sight = torch.equal(radii > 0, self.true.radii > 0) and int((radii - self.true.radii).abs().max()) <= 1
+        return Compared([*pictures, radii, *gradients], values, errors, in_sight)
 
     def check(self, form: Any) -> list[Tensor]:
-        """Values to 1e-5 and gradients to 1e-4 of their norm, without pixels that rounding may decide either way; what was drawn."""
-        with drawn_by(form):
-            made, gradients = self._run(self.world.to(torch.float32))
-        pictures = []
-        for name in ("color", "alpha", "depth", "extra"):
-            pictures.append(getattr(made, name).detach())
-            a, b = pictures[-1] * self.mask, getattr(self.true, name).detach() * self.mask
-            assert a.shape == b.shape and float((a - b).norm() / b.norm()) < 1e-5, name
-        assert torch.equal(made.radii > 0, self.true.radii > 0) and int((made.radii - self.true.radii).abs().max()) <= 1
-        for name, a, b in zip(GRADIENT_NAMES, gradients, self.gradients, strict=True):
-            assert a.dtype == torch.float32 and a.shape == b.shape
-            assert float((a - b).norm() / b.norm()) < 1e-4, name
-        return [*pictures, made.radii, *gradients]
+        """Nothing is wrong with what a form draws; what it drew."""
+        made = self.compare(form)
+        assert not made.wrong(), f"{made.wrong()}: {made.values}, {made.gradients}"
+        return made.tensors
+
+
+def _error(made: Tensor, true: Tensor, mask: Tensor | float = 1.0) -> float:
+    if made.shape != true.shape:
+        return torch.inf
+    made, true = made.double() * mask, true * mask
+    return float(((made - true).norm() / true.norm()).nan_to_num(nan=torch.inf))
 
 
 @contextmanager

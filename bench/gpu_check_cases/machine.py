@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import logging
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +27,7 @@ from .place import Place
 
 PROOF_SECONDS = 20.0
 """What the proof in a child process may take, from its start to the verdict."""
-TEXTS = ((cuda_form.PROJECTION, ()), (cuda_lists.FILE, ()), (cuda_form.BLENDING, ("-DFEATURES=3",)))
+TEXTS = ((cuda_form.PROJECTION, ()), (cuda_lists.LISTS, ()), (cuda_form.BLENDING, ("-DFEATURES=3",)))
 """What a first picture in three colours compiles."""
 
 
@@ -37,16 +39,25 @@ def machine(place: Place) -> Iterator[Finding]:
     torch.zeros(1, device=place.device)
     major, minor = torch.cuda.get_device_capability(place.device)
     gib = torch.cuda.mem_get_info(place.device)[1] / 2**30
-    driver = next((line for line in _text("/proc/driver/nvidia/version") if "Kernel Module" in line), "driver not said")
-    yield note("machine", f"{torch.cuda.get_device_name(place.device)}, compute capability {major}.{minor}, {gib:.0f} GiB; {driver}")
+    yield note("machine", f"{torch.cuda.get_device_name(place.device)}, compute capability {major}.{minor}, {gib:.0f} GiB; {_driver()}")
     yield note("machine", f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}, allocator {torch.cuda.get_allocator_backend()}")
-    compiler, target = place.card.compiler, place.card.target
-    where = f"NVRTC {compiler.version[0]}.{compiler.version[1]} for {target}, {compiler.path}"
-    yield judged(target == f"sm_{major}{minor}", "the compiler knows this card", where)
+    yield judged(place.card.target == f"sm_{major}{minor}", "the compiler knows this card", place.card.words)
 
 
-def _text(path: str) -> list[str]:
-    return Path(path).read_text(errors="replace").splitlines() if Path(path).exists() else []
+def _driver() -> str:
+    """The driver's version, on Windows with its model: the watchdog is WDDM's alone."""
+    said = Path("/proc/driver/nvidia/version")
+    if said.exists():
+        return said.read_text(errors="replace").partition("\n")[0]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return "driver not said"
+    command = [program, "--query-gpu=name,driver_version,driver_model.current", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"driver not said: {type(error).__name__}"
+    return f"nvidia-smi: {' | '.join(done.stdout.splitlines())}"
 
 
 def compiling(place: Place) -> Iterator[Finding]:
@@ -68,8 +79,7 @@ def compiling(place: Place) -> Iterator[Finding]:
 def cold_start(place: Place) -> Iterator[Finding]:
     """What the first user of a process waits for. To be the first check that draws."""
     start = time.perf_counter()
-    for file, options in TEXTS:
-        place.card.program(file, options)
+    cuda_form.prepare(place.device)
     compiled = time.perf_counter()
     n, size = place.either((1000, 64), (40, 24))
     pictures = drawn(*splats.scene(n, size, 1, str(place.device)))

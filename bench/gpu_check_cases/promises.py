@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+from splat_scenes import SCENES, Oracle
 
 from ..speed_cases import splats
-from . import oracle
 from .findings import Finding, judged, not_measured
+from .oracle import against
 from .pictures import drawn, largest_error, same_bits
 from .place import Place
 
@@ -100,8 +101,7 @@ def allocator(place: Place) -> Iterator[Finding]:
     name = torch.cuda.get_allocator_backend()
     torch.zeros(1, device=place.device)
     yield judged(name == "cudaMallocAsync", "allocator", name)
-    n, size, views, options = oracle.SCENES[3]
-    again = [oracle.against_oracle(place, "oracle", oracle.scene(n), size, views, options)]
+    again = [against(Oracle(*SCENES[3], device=place.device), "oracle")]
     for check in (bits, thread, stream, batch):
         again += check(place)
     yield from (replace(finding, name=f"cudaMallocAsync: {finding.name}") for finding in again)

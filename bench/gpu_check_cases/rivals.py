@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from . import processes
 from .findings import Finding, judged, not_measured
 from .place import Place
 from .times import times_of
@@ -35,14 +34,14 @@ def start_build(wheel: Path, folder: Path) -> subprocess.Popen[str]:
     environment = surroundings("toolkit", folder) | {"MAX_JOBS": MAX_JOBS}
     with open(folder / "build.log", "w") as log:
         command = [sys.executable, str(SCRIPT), "--program", "build_gsplat"]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True, env=environment)
+        made = processes.start(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+    (folder / "build.pid").write_text(str(made.pid))
+    return made
 
 
 def build() -> None:
     """In the process of `start_build`: builds, and writes what came of it."""
     folder = Path(os.environ["LATHE_GSPLAT"])
-    os.setpgrp()
-    (folder / "build.pid").write_text(str(os.getpid()))
     start = time.monotonic()
     try:
         _choose_architecture()
@@ -78,8 +77,7 @@ def built(place: Place) -> Iterator[Finding]:
     while (done := _outcome(folder)) is None and time.monotonic() < place.deadline - RESERVE:
         time.sleep(0.2)
     if done is None:
-        with suppress(FileNotFoundError, ProcessLookupError):
-            os.killpg(int((folder / "build.pid").read_text()), signal.SIGKILL)
+        processes.end_tree(int((folder / "build.pid").read_text()))
         yield not_measured("gsplat", "its build took too long and was given up")
     elif done["wrong"]:
         yield not_measured("gsplat", f"it does not build: {done['wrong']}")

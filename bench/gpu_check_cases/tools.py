@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from . import processes
 from .findings import Finding, judged, not_measured, note
 from .launches import shipped_kernels
 from .place import Place
-from .workers import end_group
 
 SCRIPT = Path(__file__).resolve().parents[1] / "gpu_checks.py"
 METRICS = (
@@ -26,14 +26,14 @@ METRICS = (
 def _run(command: list[str], place: Place, environment: dict[str, str] | None = None) -> tuple[int | None, str]:
     """Exit code, None where the check's time was over, and what was printed."""
     left = max(place.deadline - time.monotonic() - 2, 1)
-    child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        env=os.environ | (environment or {}), start_new_session=True,
+    child = processes.start(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
+        env=os.environ | (environment or {}),
     )  # fmt: skip
     try:
         printed, _ = child.communicate(timeout=left)
     except subprocess.TimeoutExpired:
-        end_group(child)  # the tool and the program that it runs
+        processes.end(child)  # the tool and the program that it runs
         return None, ""
     return child.returncode, printed
 
@@ -67,8 +67,8 @@ def verdict(tool: str, code: int | None, printed: str, seconds: float) -> Findin
     if int(counted[1]) == 0 and code == 0:
         return judged(True, name, words)
     kernels = [kernel for kernel in shipped_kernels() if re.search(rf"\b{kernel}\b", printed)]
-    named = f"kernels named: {', '.join(kernels)}" if kernels else "none of our kernels is named"
-    return judged(False, name, f"{words}; {named}\n" + "\n".join(printed.splitlines()[:40]))
+    named = f"; kernels named: {', '.join(kernels)}" if kernels else ""
+    return judged(False, name, f"{words}{named}\n" + "\n".join(printed.splitlines()[:40]))
 
 
 def counters(place: Place) -> Iterator[Finding]:
@@ -77,8 +77,9 @@ def counters(place: Place) -> Iterator[Finding]:
     if program is None:
         yield not_measured("ncu", "ncu is not on the PATH")
         return
-    ours = "regex:^(" + "|".join(shipped_kernels()) + ")$"
-    command = [program, "--clock-control", "none", "--kernel-name", ours, "--metrics", ",".join(METRICS)]
+    command = [program, "--clock-control", "none", "--metrics", ",".join(METRICS)]
+    if kernels := shipped_kernels():
+        command += ["--kernel-name", "regex:^(" + "|".join(kernels) + ")$"]
     code, printed = _run([*command, sys.executable, str(SCRIPT), "--program", "one_step"], place)
     if code != 0:
         yield not_measured("ncu", f"code {code}: {' '.join(printed.split())[-300:]}")

@@ -6,7 +6,6 @@ import json
 import os
 import queue
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from . import processes
 from .findings import FAIL, Check, Finding, not_measured
 
 OUT_OF_TIME = "out of time"
@@ -31,9 +31,8 @@ class Worker:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.fresh = True
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=dict(environment)
-        )
+        pipe = subprocess.PIPE
+        self._process = processes.start(command, stdin=pipe, stdout=pipe, bufsize=1, env=dict(environment))
         self._lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -76,22 +75,11 @@ class Worker:
 
     def stop(self) -> None:
         """Ends the process and what it started."""
-        end_group(self._process)
-
-
-def end_group(process: subprocess.Popen[str]) -> None:
-    """Ends a process that leads a group, with its group."""
-    if process.poll() is None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:  # it has not made its group yet
-            process.kill()
-    process.wait()
+        processes.end(self._process)
 
 
 def serve(checks: Sequence[Check], emulated: bool) -> None:
     """The worker's side. What a check prints goes to standard error; standard output is for the answers."""
-    os.setpgrp()  # so that `end_group` ends the children of checks, too
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     from .place import Place
@@ -153,8 +141,8 @@ def surroundings(kind: str, folder: Path) -> dict[str, str]:
     if kind == "toolkit":
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), environment.get("PYTHONPATH"))))
         return environment | {"TORCH_EXTENSIONS_DIR": str(folder / "extensions"), "LATHE_GSPLAT": str(folder)}
-    for name in ("CUDA_HOME", "CUDA_PATH", "CUDACXX"):
-        environment.pop(name, None)
+    for name in [name for name in environment if name in ("CUDA_HOME", "CUDACXX") or name.startswith("CUDA_PATH")]:
+        del environment[name]  # on Windows there is one of each version, too, such as CUDA_PATH_V13_0
     paths = environment.get("PATH", "").split(os.pathsep)
     environment["PATH"] = os.pathsep.join(path for path in paths if shutil.which("nvcc", path=path) is None)
     if kind == "async":

@@ -1,6 +1,8 @@
 """What a GPU must show: that faults, crashes and hangs are found and told, each alone, and that nothing passes unseen."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,10 +12,11 @@ from pathlib import Path
 import cuda_emulator
 import pytest
 from lathe.bench import gpu_checks
-from lathe.bench.gpu_check_cases import needs, oracle, place, rivals, table, times, tools, workers
+from lathe.bench.gpu_check_cases import launches, needs, oracle, place, processes, rivals, table, times, tools, workers
 from lathe.bench.gpu_check_cases.findings import Finding
 from lathe.pipelines.ops.cuda import card
-from lathe.pipelines.ops.splat_raster import cuda_form, dispatch
+from lathe.pipelines.ops.splat_raster import cuda_form, cuda_lists, dispatch
+from splat_scenes import Oracle
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_emulator = pytest.mark.skipif(bool(cuda_emulator.unavailable()), reason=cuda_emulator.unavailable())
@@ -97,8 +100,8 @@ def here(monkeypatch):
 
 @needs_emulator
 def test_the_oracle_finds_what_is_a_little_wrong(here, monkeypatch):
-    world = oracle.scene(30)
-    assert oracle.against_oracle(here, "right", world, (19, 13), 1, {}).verdict == "PASS"
+    truth = Oracle(30, (19, 13), 1, {})
+    assert oracle.against(truth, "right").verdict == "PASS"
     draw = cuda_form.draw
 
     def a_little_wrong(*arguments, **options):
@@ -106,15 +109,92 @@ def test_the_oracle_finds_what_is_a_little_wrong(here, monkeypatch):
         return blended, depth * 1.0001, alpha, means2d, radii
 
     monkeypatch.setattr(cuda_form, "draw", a_little_wrong)
-    found = oracle.against_oracle(here, "wrong", world, (19, 13), 1, {})
+    found = oracle.against(truth, "wrong")
     assert found.verdict == "FAIL" and "(depth)" in found.figures
 
 
 @needs_emulator
+def test_gradients_that_bands_change_by_one_bit_do_not_pass(here, monkeypatch):
+    backward, runs = cuda_form._Project.backward, []
+
+    def drifting(ctx, *given):
+        runs.append(1)
+        means, *rest = backward(ctx, *given)
+        return means * (1 + 1e-7 * len(runs)), *rest
+
+    monkeypatch.setattr(cuda_form._Project, "backward", drifting)
+    (found,) = oracle.bands(here)
+    assert found.verdict == "FAIL" and "OTHER to the bit" in found.figures
+
+
+@needs_emulator
+@pytest.mark.parametrize(("shipped", "verdict"), [([], "NOT MEASURED"), (["blend", "forgotten"], "FAIL")])
+def test_that_every_kernel_runs_is_not_said_unseen(here, monkeypatch, shipped, verdict):
+    """On Windows which kernels ship is not known."""
+    monkeypatch.setattr(launches, "small_scenes", lambda device: None)
+    monkeypatch.setattr(launches, "shipped_kernels", lambda: shipped)
+    (found,) = launches.every_kernel(here)
+    assert found.verdict == verdict
+
+
+@needs_emulator
+def test_a_row_that_is_not_cut_is_told(here, monkeypatch):
+    monkeypatch.setattr(cuda_lists.Band, "launches", lambda band: iter([(0, len(band.starts) - 1)]))
+    found = {one.name: one for one in launches.launch_length(here)}
+    assert found["a row of too many pairs is cut"].verdict == "FAIL"
+    assert {one.verdict for one in found.values()} == {"FAIL", "NOT MEASURED"}
+
+
+@needs_emulator
 def test_pictures_that_are_not_cut_into_bands_do_not_pass_as_bands(here, monkeypatch):
-    monkeypatch.setattr(oracle.cuda_lists, "_band_pairs", lambda pairs, *_: sum(pairs))
+    monkeypatch.setattr(cuda_lists, "_band_pairs", lambda pairs, *_: sum(pairs))
     (found,) = oracle.bands(here)
     assert found.verdict == "FAIL" and "in 1 bands" in found.figures
+
+
+def test_a_process_is_ended_with_what_it_started():
+    """By whatever means this system has: the pipe that both hold closes only when both are gone."""
+    sleeps = "import time; print('here', flush=True); time.sleep(100)"
+    starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeps!r}])"
+    parent = processes.start([sys.executable, "-c", starts], stdout=subprocess.PIPE)
+    assert parent.stdout is not None and parent.stdout.readline() == "here\n"
+    start = time.monotonic()
+    processes.end(parent)
+    assert parent.stdout.read() == "" and parent.returncode and time.monotonic() - start < 30
+    processes.end(parent)  # which is no error
+    parent.stdout.close()
+
+
+def test_windows_is_asked_for_groups_and_trees(monkeypatch):
+    """Only what would be asked: no Windows answers here."""
+    asked = []
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: asked.append((command, options)))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: asked.append(command))
+    processes.start(["program"], bufsize=1)
+    processes.end_tree(1234)
+    assert asked == [(["program"], {"text": True, "creationflags": 512, "bufsize": 1}), ["taskkill", "/T", "/F", "/PID", "1234"]]
+
+
+def test_nothing_that_windows_lacks_is_needed_before_a_gpu_is(tmp_path):
+    """All modules of the checks are imported in a Python without the modules and functions that Windows does not have."""
+    script = f"""
+import os, signal, sys
+sys.modules.update(dict.fromkeys(("resource", "fcntl", "pwd", "grp", "termios", "pty"), None))
+for name in ("setpgrp", "killpg", "setsid", "getpgid", "nice", "getuid", "sched_getaffinity", "getloadavg", "fork"):
+    delattr(os, name) if hasattr(os, name) else None
+del signal.SIGKILL
+sys.path.insert(0, {str(ROOT / "support")!r})
+import lathe_root
+from lathe.bench import gpu_checks
+sys.argv = ["gpu_checks.py", "--needs"]
+sys.exit(gpu_checks.main())
+"""
+    if not hasattr(signal, "SIGKILL"):
+        script = script.replace("del signal.SIGKILL", "")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert done.returncode == 0 and "To carry" in done.stdout, done.stderr
 
 
 def test_a_gpu_or_the_word_emulate_is_asked_for(monkeypatch, capsys):
@@ -176,20 +256,22 @@ def test_a_build_of_gsplat_that_fails_is_not_measured(here, tmp_path, monkeypatc
     monkeypatch.setenv("LATHE_GSPLAT", str(folder))
     here.deadline = time.monotonic() + 60
     (found,) = rivals.built(here)
-    workers.end_group(build)
+    processes.end(build)
     assert found.verdict == "NOT MEASURED" and "it does not build" in found.figures
     (found,) = rivals.times(here)
     assert found.verdict == "NOT MEASURED"
 
 
 def test_surroundings_hide_the_toolkit(tmp_path, monkeypatch):
-    (tmp_path / "nvcc").write_text("#!/bin/sh\n")
-    (tmp_path / "nvcc").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin")
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    nvcc, other = tmp_path / ("nvcc.exe" if os.name == "nt" else "nvcc"), str(tmp_path / "other")
+    nvcc.write_text("#!/bin/sh\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{other}")
+    for name in ("CUDA_HOME", "CUDA_PATH", "CUDA_PATH_V13_0"):
+        monkeypatch.setenv(name, str(tmp_path))
     bare, toolkit = (workers.surroundings(kind, tmp_path) for kind in ("bare", "toolkit"))
-    assert bare["PATH"] == "/usr/bin" and "CUDA_HOME" not in bare
-    assert toolkit["PATH"] == f"{tmp_path}:/usr/bin" and toolkit["PYTHONPATH"].startswith(str(tmp_path))
+    assert bare["PATH"] == other and not {"CUDA_HOME", "CUDA_PATH", "CUDA_PATH_V13_0"} & set(bare)
+    assert toolkit["PATH"] == f"{tmp_path}{os.pathsep}{other}" and toolkit["PYTHONPATH"].startswith(str(tmp_path))
     assert workers.surroundings("async", tmp_path)["PYTORCH_CUDA_ALLOC_CONF"] == "backend:cudaMallocAsync"
 
 
