@@ -6,10 +6,14 @@ operation's table below, that is on this machine and passes its proof. It decide
 
 - A form that runs on the GPU is proven in a short child process (`prove_worker`): a kernel that fails leaves a CUDA context unusable, and
   that must not be the user's. Where no child can be had (it cannot be started, or the GPU takes no second context) the proof is made in
-  this process. Forms that run on the CPU are always proven here.
-- The choice is one line of the log, with the reason why each form before it was passed over.
-- On a CUDA device, a form that is installed but fails is a warning with the remedy; so is a GPU without any form that runs on it,
-  where the operation has advice for that. A library that is not installed is no warning.
+  this process. Forms that run on the CPU are always proven here. The log says when a child is started, for it may take minutes.
+- A form module may offer `prepare(device)`, which makes it ready in this process: it compiles and loads its kernels, say. It is called
+  after the proof in a child and before one in this process; what it raises is a failure of the form like any other.
+- Too little memory for the proof or for `prepare` says nothing about a form: it is passed over, and tried again at the first use after a
+  minute. The log tells the first time only.
+- The choice is one line of the log, with the reason why each form before it was passed over. It is a warning, with the remedy, where on a
+  CUDA device a form is installed but fails or finds no memory, and on a GPU without any form that runs on it, where the operation has
+  advice for that. A library that is not installed is no warning.
 
 The environment variable `LATHE_BACKEND` overrides the order. It is a list of words, separated by commas, and is read at each decision:
 
@@ -25,17 +29,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .prove_worker import NoVerdict, in_words, prove_in_child
+from .prove_worker import in_words, out_of_memory, prove_in_child
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +54,8 @@ LIBRARIES = {"gsplat": "gsplat", "nvdiffrast": "nvdiffrast", "tcnn": "tinycudann
 PROOF_SECONDS = {"cuda": 60.0}
 BUILD_SECONDS = 900.0
 """What a proof in a child process may take, for forms not in `PROOF_SECONDS`: they may build their kernels with nvcc at first use."""
+AGAIN_SECONDS = 60.0
+"""How long a choice holds that was made without memory for all proofs."""
 
 
 class Disproved(Exception):
@@ -61,7 +70,7 @@ class Operation:
         name: its word in the log and in `LATHE_BACKEND`.
         package: the full name of its package, inside a package inside the root: a child process loads that root alone.
         forms: by type of device ("cuda", "cpu", ..., or "other"), names of forms in order of preference, the oracle left out.
-        advice: what to say to who has a GPU on which no form of GPU kernels can be used; empty where nothing needs to be said.
+        advice: what to say to who has an NVIDIA GPU on which no form of GPU kernels can be used; empty where nothing needs to be said.
     """
 
     name: str
@@ -96,7 +105,24 @@ GAUSSIAN_DENSITY = Operation("gaussian_density", _package("gaussian_density"), {
 SILHOUETTES = Operation("silhouettes", _package("silhouette_contours"), {"other": ("numba",)})
 OPERATIONS = {one.name: one for one in (SPLAT, MESH, HASH_GRID, RAY_MARCH, GAUSSIAN_DENSITY, SILHOUETTES)}
 
-_chosen: dict[tuple[Operation, torch.device], ModuleType] = {}
+
+class _Choice(NamedTuple):
+    """A form, and the time of `time.monotonic` until which it is the choice."""
+
+    form: ModuleType
+    until: float
+
+
+class _Verdict(NamedTuple):
+    """What is wrong with a form, None where nothing is; a remark for the log; False if there was too little memory to find out."""
+
+    wrong: str | None
+    remark: str = ""
+    final: bool = True
+
+
+_chosen: dict[tuple[Operation, torch.device], _Choice] = {}
+_verdicts: dict[tuple[Operation, torch.device, str], _Verdict] = {}
 _deciding = threading.Lock()
 
 
@@ -107,67 +133,76 @@ def choose(operation: Operation, device: torch.device) -> ModuleType:
         ValueError: `LATHE_BACKEND` names an operation or a form that does not exist.
     """
     found = _chosen.get((operation, device))
-    if found is not None:
-        return found
+    if found is not None and time.monotonic() < found.until:
+        return found.form
     if device.type == "cuda" and device.index is None and torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
     with _deciding:
-        if (operation, device) not in _chosen:
-            _chosen[operation, device] = _decide(operation, device)
-        return _chosen[operation, device]
+        found = _chosen.get((operation, device))
+        if found is None or time.monotonic() >= found.until:
+            form, final = _decide(operation, device, found is not None)
+            found = _chosen[operation, device] = _Choice(form, math.inf if final else time.monotonic() + AGAIN_SECONDS)
+        return found.form
 
 
 def forget() -> None:
     """Decides anew at the next use: for tests, and after `LATHE_BACKEND` changed."""
     with _deciding:
         _chosen.clear()
+        _verdicts.clear()
 
 
-def _decide(operation: Operation, device: torch.device) -> ModuleType:
+def _decide(operation: Operation, device: torch.device, again: bool) -> tuple[ModuleType, bool]:
+    """The form, and whether that is final; `again` after a choice that was not."""
     only, without = _wishes(operation, os.environ.get("LATHE_BACKEND", ""))
     order = operation.on(device)
     if only is not None and only not in order:
-        log.warning(
+        log.log(
+            logging.DEBUG if again else logging.WARNING,
             "LATHE_BACKEND asks for %s:%s, which is not meant for %s. There the usual order counts: %s.",
             operation.name, only, device.type, ", ".join(order),
         )  # fmt: skip
         only = None
     passed_over: dict[str, str] = {}
-    failed: list[str] = []
-    chosen, remark = ORACLE, ""
+    remedies: list[str] = []
+    chosen, remark, final = ORACLE, "", True
     for form in order if only is None else (only,):
         if form == ORACLE:
             break
         reason: str | None = "left out by LATHE_BACKEND" if only is None and form in without else _missing(form)
         if reason is None:
-            reason, remark = _verdict(operation, form, device)
-            if reason is None:
-                chosen = form
+            verdict = _verdicts.get((operation, device, form)) or _verdict(operation, form, device, again)
+            if verdict.final:
+                _verdicts[operation, device, form] = verdict
+            if verdict.wrong is None:
+                chosen, remark = form, verdict.remark
                 break
-            failed.append(form)
-        passed_over[form] = reason + remark
-        remark = ""
-    asked = "" if only is None else " (LATHE_BACKEND)"
-    log.info("%s on %s: %s%s%s", operation.name, device, chosen, asked, "".join((remark, *_listed(passed_over))))
-    if (failed and device.type == "cuda") or (only is not None and passed_over):
-        _warn(operation, device, chosen, passed_over, [_remedy(form) for form in failed])
-    elif only is None and device.type == "cuda" and chosen in ON_THE_CPU and operation.advice:
-        _warn(operation, device, chosen, passed_over, [])
-    return operation.module(chosen)
+            reason = verdict.wrong + verdict.remark
+            if verdict.final:
+                remedies.append(_remedy(form))
+            else:
+                final = False
+        passed_over[form] = reason
+    advice = operation.advice if device.type == "cuda" and chosen in ON_THE_CPU else ""
+    if only is None:
+        warns = device.type == "cuda" and bool(remedies or advice or not final)
+    else:
+        remark, warns = f" (LATHE_BACKEND){remark}", bool(passed_over)
+    if final and torch.version.hip is None:
+        remedies.append(advice)
+    if final or not again:
+        _tell(f"{operation.name} on {device}", chosen, remark, passed_over, remedies if warns else None)
+    return operation.module(chosen), final
 
 
-def _listed(passed_over: Mapping[str, str]) -> list[str]:
-    return [f"; {form}: {reason}" for form, reason in passed_over.items()]
-
-
-def _warn(operation: Operation, device: torch.device, chosen: str, passed_over: Mapping[str, str], remedies: list[str]) -> None:
-    kernels_left = chosen not in ON_THE_CPU or device.type != "cuda"
-    used = {"numba": "numba on the CPU", ORACLE: "plain PyTorch"}.get(chosen, chosen)
-    reasons = "".join(_listed(passed_over)).removeprefix("; ")
-    words = [f"{operation.name} on {device}: {used} is used ({reasons}).", *remedies]
-    if operation.advice and not kernels_left:
-        words.append(operation.advice)
-    log.warning("%s", " ".join(words))
+def _tell(where: str, chosen: str, remark: str, passed_over: Mapping[str, str], remedies: list[str] | None) -> None:
+    """One line of the log; a warning where there are remedies, be it an empty list."""
+    reasons = "; ".join(f"{form}: {reason}" for form, reason in passed_over.items())
+    if remedies is None:
+        log.info("%s: %s%s%s", where, chosen, remark, reasons and f"; {reasons}")
+    else:
+        used = {"numba": "numba on the CPU", ORACLE: "plain PyTorch"}.get(chosen, chosen)
+        log.warning("%s", " ".join([f"{where}: {used} is used{remark} ({reasons}).", *filter(None, remedies)]))
 
 
 def _remedy(form: str) -> str:
@@ -188,26 +223,42 @@ def _missing(form: str) -> str | None:
     return None if found else f"{library} is not installed"
 
 
-def _verdict(operation: Operation, form: str, device: torch.device) -> tuple[str | None, str]:
-    """What is wrong with a form, None where nothing is, and a remark for the log."""
+def _verdict(operation: Operation, form: str, device: torch.device, again: bool) -> _Verdict:
+    """Proves a form, in a child where the policy above says so, and makes it ready here."""
     remark = ""
     try:
         if device.type == "cuda" and form not in ON_THE_CPU:
-            root, room, name = operation.package.rsplit(".", 2)
-            folder = Path(importlib.import_module(root).__path__[0])
             try:
-                wrong = prove_in_child(folder, f"{room}.{name}", form, str(device), PROOF_SECONDS.get(form, BUILD_SECONDS))
+                wrong = _tested_in_child(operation, form, device, again)
+            except Exception as error:  # whatever it is, it says nothing about the form
+                remark = f" (tested in this process: {in_words(error)})"
+            else:
                 if wrong is None:
-                    operation.module(form)
-                return wrong, ""
-            except NoVerdict as reason:
-                remark = f" (tested in this process: {reason})"
-        proof = importlib.import_module(f"{operation.package}.proof")
+                    _prepare(operation.module(form), device)
+                return _Verdict(wrong)
+        module, proof = operation.module(form), importlib.import_module(f"{operation.package}.proof")
+        _prepare(module, device)
         with torch.inference_mode(False), torch.enable_grad():
-            proof.prove(operation.module(form), device)
+            proof.prove(module, device)
     except Exception as error:  # a broken installation may raise anything, and the oracle always works
-        return in_words(error), remark
-    return None, remark
+        if out_of_memory(error):
+            return _Verdict(f"too little memory for its test, which is made again later: {in_words(error)}", remark, False)
+        return _Verdict(in_words(error), remark)
+    return _Verdict(None, remark)
+
+
+def _tested_in_child(operation: Operation, form: str, device: torch.device, again: bool) -> str | None:
+    building = "" if form in PROOF_SECONDS else " At its first use it may build its kernels, which takes minutes."
+    level = logging.DEBUG if again else logging.INFO
+    log.log(level, "%s on %s: testing %s in a process of its own.%s", operation.name, device, form, building)
+    root, room, name = operation.package.rsplit(".", 2)
+    folder = Path(importlib.import_module(root).__path__[0])
+    return prove_in_child(folder, f"{room}.{name}", form, str(device), PROOF_SECONDS.get(form, BUILD_SECONDS))
+
+
+def _prepare(form: ModuleType, device: torch.device) -> None:
+    if hasattr(form, "prepare"):
+        form.prepare(device)
 
 
 def _wishes(operation: Operation, words: str) -> tuple[str | None, set[str]]:

@@ -3,7 +3,7 @@
 Run as a script this file is the child. It loads the folder that holds the operations as a package of a fixed name, without what lies above
 it, makes its context, writes `ready`, proves the form, and writes the verdict as a line of JSON. A child that never wrote `ready` says
 nothing about the form: it could not be started, found no PyTorch, or the GPU takes no second context. One that did, and then ends without
-a verdict or takes too long, has shown that the form fails.
+a verdict or takes too long, has shown that the form fails. Running out of memory says nothing about the form either.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ import importlib
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 NAME = "lathe_proof"
 START_SECONDS = 180.0
 """What starting Python, importing PyTorch and making a context may take."""
+END_SECONDS = 10.0
+"""How long to wait until a process that was ended is gone; one that waits for its GPU may stay longer."""
 ENCODING = "utf-8"
+NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows only
 
 
 class NoVerdict(Exception):
@@ -29,13 +34,21 @@ class NoVerdict(Exception):
 
 
 def in_words(error: BaseException) -> str:
-    """An error as one line. A disproof speaks for itself; other errors need their type."""
+    """An error as one line. What this module and proofs raise speaks for itself; other errors need their type."""
     text = " ".join(str(error).split())
-    return text if type(error).__name__ == "Disproved" else f"{type(error).__name__}: {text}"
+    return text if type(error).__name__ in ("Disproved", "NoVerdict") else f"{type(error).__name__}: {text}"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice: PyTorch, the driver and libraries have each a class of their own for it."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
 def prove_in_child(folder: Path, package: str, form: str, device: str, seconds: float, start_seconds: float = START_SECONDS) -> str | None:
     """Runs `proof.prove(<form>_form, device)` of a package in a child process.
+
+    Waits for the child. Nobody can cancel that, for operations have no `tick` that would ask ComfyUI. An exception in this thread, such as
+    KeyboardInterrupt, ends the child and all that it started.
 
     Args:
         folder: of the package that holds all that the operations need.
@@ -49,14 +62,15 @@ def prove_in_child(folder: Path, package: str, form: str, device: str, seconds: 
         None where the form is proven, else what is wrong with it.
 
     Raises:
-        NoVerdict: the child did not get as far as the proof.
+        NoVerdict: the child did not get as far as the proof, or ran out of memory.
     """
-    if not sys.executable:
-        raise NoVerdict("this Python does not know its own program")
+    if not Path(sys.executable or "").name.lower().startswith("python"):  # a host with Python inside would start once more
+        raise NoVerdict(f"this program is not Python: {sys.executable or 'it has no name'}")
     with tempfile.TemporaryDirectory(prefix="lathe_", ignore_cleanup_errors=True) as temporary:
         said, words = Path(temporary) / "said.txt", Path(temporary) / "words.txt"
         own_packages = ["-s"] if sys.flags.no_user_site else []
-        command = [sys.executable, *own_packages, __file__, os.pathsep.join(sys.path), str(folder), package, form, device, str(said)]
+        folders = os.pathsep.join(map(str, sys.path))
+        command = [sys.executable, *own_packages, __file__, folders, str(folder), package, form, device, str(said)]
         code = _run(command, said, words, seconds, start_seconds)
         lines = _lines(said)
         if not lines:
@@ -71,10 +85,11 @@ def prove_in_child(folder: Path, package: str, form: str, device: str, seconds: 
 
 def _run(command: list[str], said: Path, words: Path, seconds: float, start_seconds: float) -> int | None:
     """The child's exit code, None where it was ended for taking too long."""
-    flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows only
     try:
         with open(words, "wb") as out:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, creationflags=flags)
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, creationflags=NO_WINDOW, start_new_session=True
+            )
     except OSError as error:
         raise NoVerdict(f"a child process cannot be started: {in_words(error)}") from error
     limit, ready = time.monotonic() + start_seconds, False
@@ -88,8 +103,20 @@ def _run(command: list[str], said: Path, words: Path, seconds: float, start_seco
         return None
     finally:
         if child.poll() is None:
-            child.kill()
-            child.wait()
+            _end(child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Ends a child and all that it started, such as compilers."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        if sys.platform == "win32":
+            command, quiet = ["taskkill", "/T", "/F", "/PID", str(child.pid)], subprocess.DEVNULL
+            subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, creationflags=NO_WINDOW, timeout=END_SECONDS)
+        else:
+            os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(END_SECONDS)
 
 
 def _lines(path: Path) -> list[str]:
@@ -121,10 +148,8 @@ def main(folder: str, package: str, form: str, device: str, said: str) -> int:
         try:
             proof.prove(importlib.import_module(f"{NAME}.{package}.{form}_form"), torch.device(device))
             verdict = {"wrong": None}
-        except torch.cuda.OutOfMemoryError as error:
-            verdict = {"no_room": in_words(error)}
         except Exception as error:  # the form may raise anything
-            verdict = {"wrong": in_words(error)}
+            verdict = {"no_room" if out_of_memory(error) else "wrong": in_words(error)}
         out.write(json.dumps(verdict) + "\n")
     return 0 if verdict == {"wrong": None} else 1
 

@@ -1,13 +1,16 @@
 """The choice of a form: what proofs find wrong, child processes that fail in all ways, words of LATHE_BACKEND, logs and warnings."""
 
 import importlib
+import json
 import logging
+import subprocess
 import sys
 import threading
 import time
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,6 @@ from torch import Tensor
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 TORCH = """
 import time
-
-class cuda:
-    class OutOfMemoryError(Exception):
-        pass
 
 def device(name):
     return name
@@ -55,7 +54,22 @@ def prove(form, device):
     "ops/toy/aborts_form.py": "import os\nos.write(2, b'the kernel went wrong\\n')\nos.abort()",
     "ops/toy/hangs_form.py": "import time\ntime.sleep(60)",
     "ops/toy/raises_form.py": "raise ImportError('built for another PyTorch')",
-    "ops/toy/full_form.py": "import torch\nraise torch.cuda.OutOfMemoryError('no room')",
+    "ops/toy/full_form.py": "raise RuntimeError('cuModuleLoadData: out of memory (2)')",
+    "ops/toy/tight_form.py": """
+room = False
+def double(x):
+    if not room: raise RuntimeError("CUDA error: out of memory")
+    return 2 * x
+""",
+    "ops/toy/host_form.py": "raise MemoryError",
+    "ops/toy/unready_form.py": "def double(x): return 2 * x\ndef prepare(device): raise RuntimeError(f'no driver for {device}')",
+    "ops/toy/ready_form.py": "def double(x): return 2 * x\nprepared = []\nprepare = prepared.append",
+    "ops/toy/compiles_form.py": """
+import os, subprocess, sys, time
+beat = "import sys, time\\nwhile True:\\n  open(sys.argv[1], 'a').write('.')\\n  time.sleep(0.02)"
+subprocess.Popen([sys.executable, "-c", beat, os.environ["TOY_COMPILER"]])
+time.sleep(60)
+""",
     "ops/toy/noisy_form.py": "import sys\nfor _ in range(30_000): print('x' * 100)\nprint('{\"wrong\": 1}')\ndef double(x): return 2 * x",
     "ops/toy/borrows_form.py": "from lent_to_toys import double",
     "ops/toy/exits_form.py": "import os\nos._exit(0)",
@@ -140,7 +154,8 @@ def test_a_child_that_hangs_is_ended(toy: Callable[..., Operation]) -> None:
     [
         ("cuda", {"device": "cuda:77"}, "ended with code 1: RuntimeError: no such device"),  # no second context, or no such GPU
         ("cuda", {"device": "slow", "start_seconds": 1.0}, "took more than 1 s"),
-        ("full", {}, "ran out of memory"),
+        ("full", {}, r"ran out of memory: RuntimeError: cuModuleLoadData: out of memory \(2\)"),
+        ("host", {}, "ran out of memory: MemoryError"),
     ],
 )
 def test_a_child_that_never_came_to_the_proof_is_no_verdict(
@@ -150,11 +165,69 @@ def test_a_child_that_never_came_to_the_proof_is_no_verdict(
         in_child(toy(), form, **options)
 
 
-@pytest.mark.parametrize("program", ["", "/nowhere/python"])
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, OSError])
+def test_what_a_child_started_ends_with_it(
+    toy: Callable[..., Operation], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[BaseException] | None
+) -> None:
+    """After too long a time, and after an exception here."""
+    beats, usual = tmp_path / "beats", prove_worker._lines
+    monkeypatch.setenv("TOY_COMPILER", str(beats))
+
+    def lines(path: Path) -> list[str]:
+        if error is not None and beats.exists():
+            raise error
+        return usual(path) if beats.exists() else []
+
+    monkeypatch.setattr(prove_worker, "_lines", lines)
+    with nullcontext() if error is None else pytest.raises(error):
+        assert "took more than 0 s" in str(in_child(toy(), "compiles", seconds=0.2))
+    time.sleep(0.1)
+    count = beats.stat().st_size
+    time.sleep(0.3)
+    assert beats.stat().st_size == count > 0
+
+
+def test_on_windows_the_tree_of_processes_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    child = types.SimpleNamespace(pid=7, kill=lambda: called.append("kill"), wait=lambda seconds: called.append("wait"))
+    with monkeypatch.context() as windows:
+        windows.setattr(sys, "platform", "win32")
+        windows.setattr(prove_worker, "NO_WINDOW", 0x08000000)
+        windows.setattr(subprocess, "run", lambda command, **options: called.append((command, options["creationflags"])))
+        prove_worker._end(child)  # type: ignore[arg-type]
+    assert called == [(["taskkill", "/T", "/F", "/PID", "7"], 0x08000000), "kill", "wait"]
+
+
+def test_paths_among_the_folders_of_packages_are_no_hindrance(
+    toy: Callable[..., Operation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+    assert in_child(toy(), "cuda") is None
+
+
+@pytest.mark.parametrize("program", ["", "/nowhere/python", None])
 def test_a_child_that_cannot_be_started_is_no_verdict(toy: Callable[..., Operation], monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     monkeypatch.setattr(sys, "executable", program)
     with pytest.raises(NoVerdict):
         in_child(toy(), "cuda")
+
+
+@pytest.mark.parametrize(("program", "started"), [("Studio.exe", 0), ("blender", 0), ("pythonw.exe", 1), ("Python", 1), ("python3.12", 1)])
+def test_only_python_is_started(
+    toy: Callable[..., Operation], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, started: int
+) -> None:
+    """A host that embeds Python names itself as the executable; to start it would open a second one."""
+    calls: list[Any] = []
+
+    def refused(*given: Any, **options: Any) -> None:
+        calls.append(given)
+        raise OSError("not started in this test")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / program))
+    with pytest.raises(NoVerdict, match="cannot be started" if started else f"not Python: .*{program}"):
+        in_child(toy(), "cuda")
+    assert len(calls) == started
 
 
 def test_a_child_loads_the_pipelines_alone_and_proves_a_real_form() -> None:
@@ -170,10 +243,12 @@ def test_the_first_form_that_passes_is_taken_and_failures_are_told_once(
     chosen = choose(operation, GPU)
     assert chosen.__name__ == "toys.ops.toy.cuda_form" and choose(operation, GPU) is chosen
     assert children == [("aborts", "cuda:0", 900.0), ("wrong", "cuda:0", 900.0), ("cuda", "cuda:0", 60.0)]
-    (line,) = told(caplog, logging.INFO)
-    assert line.startswith("toy on cuda:0: cuda; aborts: its test ended") and line.endswith("; wrong: double(2) is 6, not 4")
+    slow = " At its first use it may build its kernels, which takes minutes."
+    testing = [("aborts", slow), ("wrong", slow), ("cuda", "")]
+    assert told(caplog, logging.INFO) == [f"toy on cuda:0: testing {form} in a process of its own.{note}" for form, note in testing]
     (warning,) = told(caplog, logging.WARNING)
-    assert warning.startswith("toy on cuda:0: cuda is used (aborts: ") and "LATHE_BACKEND=-wrong" in warning and "Buy" not in warning
+    assert warning.startswith("toy on cuda:0: cuda is used (aborts: its test ended") and "; wrong: double(2) is 6, not 4). " in warning
+    assert "LATHE_BACKEND=-wrong" in warning and "Buy" not in warning
 
 
 def test_two_cards_are_decided_each(toy: Callable[..., Operation], children: list[Any]) -> None:
@@ -190,6 +265,7 @@ def test_a_gpu_without_kernels_gets_the_advice(
     assert choose(toy("wrong"), GPU).__name__ == "toys.ops.toy.numba_form"
     (warning,) = told(caplog, logging.WARNING)
     assert "numba on the CPU is used (wrong: double(2) is 6, not 4)" in warning and warning.endswith("Buy a toy.")
+    assert len(told(caplog, logging.INFO)) == 1, "what the warning says is not said twice"
 
 
 def test_a_library_that_is_not_there_costs_no_child_and_is_no_warning(
@@ -199,7 +275,7 @@ def test_a_library_that_is_not_there_costs_no_child_and_is_no_warning(
     monkeypatch.setitem(choose_backend.LIBRARIES, "wrong", "toys_nobody_made")
     assert choose(toy("wrong", "cuda"), GPU).__name__ == "toys.ops.toy.cuda_form"
     assert [form for form, _, _ in children] == ["cuda"] and not told(caplog, logging.WARNING)
-    assert told(caplog, logging.INFO) == ["toy on cuda:0: cuda; wrong: toys_nobody_made is not installed"]
+    assert told(caplog, logging.INFO)[1:] == ["toy on cuda:0: cuda; wrong: toys_nobody_made is not installed"]
 
 
 def test_without_a_child_the_proof_is_made_here_and_said_so(
@@ -208,9 +284,85 @@ def test_without_a_child_the_proof_is_made_here_and_said_so(
     caplog.set_level("INFO")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert choose(toy("wrong", "cuda"), GPU).__name__ == "toys.ops.toy.cuda_form"
-    (line,) = told(caplog, logging.INFO)
-    assert line.startswith("toy on cuda:0: cuda (tested in this process: a child process cannot be started")
-    assert "; wrong: double(2) is 6, not 4 (tested in this process" in line
+    (line,) = told(caplog, logging.WARNING)
+    assert line.startswith("toy on cuda:0: cuda is used (tested in this process: a child process cannot be started")
+    assert "(wrong: double(2) is 6, not 4 (tested in this process" in line
+
+
+@pytest.mark.parametrize("error", [OSError("no temporary folder"), json.JSONDecodeError("half a line", "{", 1), KeyError("wrong")])
+def test_accidents_around_a_child_are_no_verdict(
+    toy: Callable[..., Operation], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Any
+) -> None:
+    def fails(*given: Any) -> None:
+        raise error
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(choose_backend, "prove_in_child", fails)
+    assert choose(toy("cuda"), GPU).__name__ == "toys.ops.toy.cuda_form"
+    assert told(caplog, logging.INFO)[1].startswith("toy on cuda:0: cuda (tested in this process: ") and not told(caplog, logging.WARNING)
+
+
+@pytest.mark.parametrize("child", [True, False])
+def test_a_form_is_made_ready_in_this_process(
+    toy: Callable[..., Operation], children: list[Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, child: bool
+) -> None:
+    """A failure there means the next form."""
+    if not child:
+        monkeypatch.setattr(sys, "executable", "")
+    chosen = choose(toy("unready", "ready"), GPU)
+    assert chosen.__name__ == "toys.ops.toy.ready_form" and chosen.prepared == [GPU]
+    (warning,) = told(caplog, logging.WARNING)
+    assert "unready: RuntimeError: no driver for cuda:0" in warning
+
+
+@pytest.mark.parametrize("device", [GPU, CPU], ids=str)
+def test_too_little_memory_says_nothing_about_a_form(
+    toy: Callable[..., Operation], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    """It is tried again after a while, and only the first time is told; what failed for good is not proven again."""
+    caplog.set_level("INFO")
+    operation = Operation("toy", "toys.ops.toy", {"other": ("wrong", "tight", "numba")}, "Buy a toy.")
+    monkeypatch.setattr(sys, "executable", "")
+    usual, tried = choose_backend._verdict, []
+    monkeypatch.setattr(choose_backend, "_verdict", lambda *given: tried.append(given[1]) or usual(*given))
+    for _ in range(2):
+        assert choose(operation, device).__name__ == "toys.ops.toy.numba_form"
+    assert tried == ["wrong", "tight", "numba"], "the choice holds for a while"
+    level = logging.WARNING if device == GPU else logging.INFO
+    line = told(caplog, level)[-1]
+    assert "tight: too little memory for its test" in line and "RuntimeError: CUDA error: out of memory" in line and "numba" in line
+    assert "LATHE_BACKEND=-tight" not in line and "Buy" not in line, "no remedy for what is not broken"
+    tried.clear()
+    caplog.clear()
+    monkeypatch.setattr(choose_backend, "AGAIN_SECONDS", 0.0)
+    choose_backend._chosen[operation, device] = choose_backend._Choice(operation.module("numba"), 0.0)
+    for _ in range(2):
+        assert choose(operation, device).__name__ == "toys.ops.toy.numba_form"
+    assert tried == ["tight", "tight"] and not caplog.records
+    vars(operation.module("tight"))["room"] = True
+    for _ in range(2):
+        assert choose(operation, device).__name__ == "toys.ops.toy.tight_form"
+    assert tried == ["tight"] * 3 and len(caplog.records) == 1
+
+
+def test_memory_that_lacks_in_the_child_only_is_no_failure(
+    toy: Callable[..., Operation], children: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    operation = toy("tight")
+    vars(operation.module("tight"))["room"] = True
+    assert choose(operation, GPU).__name__ == "toys.ops.toy.tight_form" and len(children) == 1
+    assert "(tested in this process: a child process ran out of memory: " in told(caplog, logging.INFO)[-1]
+
+
+def test_on_amd_cards_nothing_is_said_of_nvidias_driver(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setitem(sys.modules, "gsplat", None)
+    monkeypatch.setattr(importlib.import_module("lathe.pipelines.ops.splat_raster.proof"), "prove", lambda *given: None)
+    choose(choose_backend.SPLAT, GPU)
+    assert told(caplog, logging.WARNING) == [
+        "splat on cuda:0: numba on the CPU is used (gsplat: gsplat is not installed; cuda: for NVIDIA cards only)."
+    ]
 
 
 def test_our_kernels_are_not_tried_on_other_makers_cards(
@@ -421,6 +573,49 @@ def test_the_scene_of_splats_is_what_it_says() -> None:
         assert bool((alpha > 1 / 255).flatten(0, 1).all(0).any()), "a Gaussian that covers everything"
         assert 0 < int((~drawn).sum()) < 10
         assert int(((1 - alpha.clamp(max=0.999)).prod(-1) < 1e-4).sum()) > 50, "finished pixels"
+
+
+@pytest.mark.parametrize(("alpha_max", "crowd", "antialiased"), [(0.999, 270, False), (0.99, 270, False), (0.999, 30, True)])
+def test_the_scene_of_splats_has_tiles_that_are_dark_before_their_lists_end(alpha_max: float, crowd: int, antialiased: bool) -> None:
+    """For each camera the crowded tile, with more behind the last Gaussian that counts than the 16 rows that a block zeroes at once."""
+    from lathe.pipelines.ops.splat_raster import proof, torch_form
+    from lathe.pipelines.ops.splat_raster.projection import project
+
+    parts, (viewmats, Ks), across = proof.scene(alpha_max, crowd, False), proof.cameras(), 4
+    seen = project(*parts[:4], viewmats, Ks, proof.WIDTH, proof.HEIGHT, near=0.01, far=1e10, eps2d=0.3, antialiased=antialiased)
+    for means2d, depths, radii, conics, opacities in zip(seen.means2d, seen.depths, seen.radii, seen.conics, seen.opacities, strict=True):
+        owners, counts = torch_form.tile_lists(means2d, depths, radii, proof.WIDTH, proof.HEIGHT)
+        tile = max(range(len(counts)), key=counts.__getitem__)
+        place, ids = torch.arange(256), owners.split(counts)[tile]
+        dx = tile % across * 16 + place[:, None] % 16 + 0.5 - means2d[ids, 0]
+        dy = tile // across * 16 + place[:, None] // 16 + 0.5 - means2d[ids, 1]
+        a, b, c = conics[ids].unbind(-1)
+        alpha = (opacities[ids] * torch.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)).clamp(max=alpha_max)
+        alpha = torch.where(alpha >= 1 / 255, alpha, 0.0)
+        counted = (alpha > 0) & (torch.cumprod(1 - alpha, 1) > torch_form.TRANSMITTANCE_MIN)
+        furthest = int((counted * (torch.arange(len(ids)) + 1)).max())
+        assert crowd < furthest < len(ids) - 16
+
+
+def test_free_memory_is_poisoned_before_each_drawing(small_crowd: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a form that leaves a part of its sums unwritten finds the right ones, of the drawing before."""
+    proof = importlib.import_module("lathe.pipelines.ops.splat_raster.proof")
+    form, events = importlib.import_module("lathe.pipelines.ops.splat_raster.numba_form"), []
+    full = torch.full
+
+    def made(size: tuple[int, ...], value: float, **options: Any) -> Tensor:
+        if value != value:
+            events.append("NaN")
+        return full(size, value, **options)
+
+    def draw(*given: Any, **options: Any) -> Any:
+        events.append("draw")
+        return form.draw(*given, **options)
+
+    monkeypatch.setattr(torch, "full", made)
+    proof.prove(types.SimpleNamespace(draw=draw), CPU)
+    drawings = [before for before, now in zip(events, events[1:], strict=False) if now == "draw"]
+    assert drawings == ["NaN"] * 4
 
 
 def snapped(grid: float, moved: float = 0.0, **declared: Any) -> Any:

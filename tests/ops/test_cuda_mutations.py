@@ -3,6 +3,7 @@
 Caught is what gives other numbers than the PyTorch form in float64, other bits in another order of threads, or an error.
 """
 
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +12,18 @@ import pytest
 import torch
 from cuda_emulator import fresh_memory_is_nan
 from emulation import emulated
-from lathe.pipelines.ops.splat_raster import cuda_form, cuda_lists
+from lathe.pipelines.ops.choose_backend import Disproved
+from lathe.pipelines.ops.splat_raster import cuda_form, cuda_lists, proof
 from splat_scenes import Oracle
 
 SEEDS = (1, 2, 3)
 SCENES: dict[str, tuple[int, tuple[int, int], int, dict[str, Any]]] = {
     "crowd": (500, (18, 18), 2, {}),  # a tile with more than a batch of 256, tiles that hang over the edges, pixels that get dark
     "few": (100, (33, 20), 1, {"antialiased": True}),
+    "bands": (60, (40, 60), 2, {}),
 }
-FILES = {"blending": (cuda_form, "BLENDING"), "projection": (cuda_form, "PROJECTION"), "lists": (cuda_lists, "FILE")}
+BAND_PAIRS = {"bands": 66}  # pairs of a band, where not all are in one: there are bands of several rows, and rows cut into launches
+FILES = {"blending": (cuda_form, "BLENDING"), "projection": (cuda_form, "PROJECTION"), "lists": (cuda_lists, "LISTS")}
 OPTIONS = {"blending": ("-DFEATURES=5",), "projection": (), "lists": ()}  # three colours and two further channels
 
 
@@ -54,9 +58,9 @@ MUTATIONS = {
         "__syncthreads();\n        for (int i = threadIdx.x; i < count * COLUMNS",
         "for (int i = threadIdx.x; i < count * COLUMNS",
     ),
-    "gather: moments before all sums are there": Mutation("blending", "__syncthreads();\n    if (!mine) return;", "if (!mine) return;"),
+    "gather: moments before all sums are there": Mutation("blending", "__syncthreads();\n    if (!target) return;", "if (!target) return;"),
     "gather: the idle leave": Mutation(
-        "blending", "    if (mine) {\n        float sum", "    if (!mine) return;\n    {\n        float sum"
+        "blending", "    if (target) {\n        if (goes_on)", "    if (!target) return;\n    {\n        if (goes_on)"
     ),
     "blend_back: lanes skip alone": Mutation("blending", "if (!__any_sync(WHOLE_WARP, alpha > 0.0f))", "if (!(alpha > 0.0f))"),
     "blend_back: a lane left out": Mutation("blending", "#define WHOLE_WARP 0xffffffffu", "#define WHOLE_WARP 0x7fffffffu"),
@@ -66,7 +70,7 @@ MUTATIONS = {
     # Signs.
     "blend_back: what lies behind": Mutation("blending", "weight * product - behind * alpha", "weight * product + behind * alpha"),
     "blend_back: dx": Mutation("blending", "float dx = x - centre[j].x,", "float dx = centre[j].x - x,"),
-    "gather: conic": Mutation("blending", "made = -t[4]", "made = t[4]"),
+    "gather: conic": Mutation("blending", "sum = -t[4]", "sum = t[4]"),
     "project: conic": Mutation("projection", "shape[1] = (float)(-s.xy * s.inverse);", "shape[1] = (float)(s.xy * s.inverse);"),
     "project_back: covariance": Mutation("projection", "double g_xy = -2.0 * (left00", "double g_xy = 2.0 * (left00"),
     "project_back: depth": Mutation("projection", "g_depth -= (along_row", "g_depth += (along_row"),
@@ -103,8 +107,40 @@ MUTATIONS = {
     "blend_back: parts of idle warps": Mutation("blending", "parts[warp][j][c] = 0.0f;", ";"),
     "blend_back: rows behind the last": Mutation("blending", "i < (length - reached) * COLUMNS", "i < 0"),
     "blend: light": Mutation("blending", "light_left[p.pixel] = light;", ""),
-    "gather: adds to nothing": Mutation("blending", "*target = add ? *target + made : made;", "*target += made;"),
+    "gather: adds to nothing": Mutation("blending", "if (goes_on) sum = *target;", "sum = *target;"),
+    # Bands of rows of tiles, and rows cut into launches.
+    "clip: rows before the band": Mutation("lists", "max(camera * down + box.y0, band_begin)", "camera * down + box.y0", "bands"),
+    "clip: rows behind the band": Mutation("lists", "min(camera * down + box.y1, band_end)", "camera * down + box.y1", "bands"),
+    "clip: one row too many": Mutation("lists", "box.y1, band_end)", "box.y1, band_end + 1)", "bands"),
+    "clip: one row too few": Mutation("lists", "box.y0, band_begin)", "box.y0, band_begin + 1)", "bands"),
+    "clip: fewer rows than none": Mutation(
+        "lists",
+        "rows = max(min(camera * down + box.y1, band_end) - row, 0);",
+        "rows = min(camera * down + box.y1, band_end) - row;",
+        "bands",
+    ),
+    "clip: the first camera": Mutation(
+        "lists", "clip(box, i / n, down, band_begin, band_end, first,", "clip(box, 0, down, band_begin, band_end, first,", "bands"
+    ),
+    "list_pairs: tiles of all rows": Mutation("lists", "(row - band_begin) * across", "row * across", "bands"),
+    "blend: the first launch again": Mutation("blending", "p.tile = first_tile + blockIdx.x;", "p.tile = blockIdx.x;", "bands"),
+    "blend: the first band again": Mutation("blending", "row = band_begin + p.tile / across;", "row = p.tile / across;", "bands"),
+    "gather: the bands before are lost": Mutation("blending", "if (goes_on) sum = *target;", "", "bands"),
+    "gather: moments end at every band": Mutation("blending", "if (ends_here) {", "{", "bands"),
 }
+
+
+def plant(fault: Mutation, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """The CUDA form is built with the fault from now on; the mutated text goes into `folder`."""
+    module, attribute = FILES[fault.file]
+    text = getattr(module, attribute).read_text(encoding="utf-8")
+    assert text.count(fault.old) == 1, (
+        f"{fault.old!r} stands {text.count(fault.old)} times in the text: it was changed, change the fault as well"
+    )
+    mutated = folder / getattr(module, attribute).name
+    mutated.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
+    emulated(monkeypatch).program(mutated, OPTIONS[fault.file])  # so that a text which does not compile fails the test
+    monkeypatch.setattr(module, attribute, mutated)
 
 
 @lru_cache
@@ -120,7 +156,10 @@ def drawn(name: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> list[torch.T
         Exception: whatever a fault ends in.
     """
     card = emulated(monkeypatch, seed)
-    with fresh_memory_is_nan():
+    with monkeypatch.context() as limits, fresh_memory_is_nan():
+        if name in BAND_PAIRS:
+            limits.setattr(cuda_lists, "UNASKED_BYTES", 0)
+            limits.setattr(cuda_lists, "BAND_PAIRS", BAND_PAIRS[name])
         made = oracle(name).check(cuda_form)
     assert not card.faults
     return made
@@ -132,18 +171,25 @@ def test_the_shipped_text_draws_these_scenes(name: str, monkeypatch: pytest.Monk
     assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 
 
+def test_bands_hold_several_rows_and_some_rows_take_several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int, int]] = []
+    usual = cuda_lists.Band.launches
+
+    def launches(band: cuda_lists.Band) -> list[tuple[int, int]]:
+        made = list(usual(band))
+        seen.append((band.begin, band.end, len(made)))
+        return made
+
+    monkeypatch.setattr(cuda_lists.Band, "launches", launches)
+    drawn("bands", 1, monkeypatch)
+    assert any(begin > 0 and end - begin > 1 for begin, end, _ in seen)
+    assert any(count > 1 for _, _, count in seen)
+
+
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_planted_fault_is_caught(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fault = MUTATIONS[name]
-    module, attribute = FILES[fault.file]
-    text = getattr(module, attribute).read_text(encoding="utf-8")
-    assert text.count(fault.old) == 1, (
-        f"{fault.old!r} stands {text.count(fault.old)} times in the text: it was changed, change the fault as well"
-    )
-    mutated = tmp_path / getattr(module, attribute).name
-    mutated.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
-    emulated(monkeypatch).program(mutated, OPTIONS[fault.file])  # so that a text which does not compile fails the test
-    monkeypatch.setattr(module, attribute, mutated)
+    plant(fault, monkeypatch, tmp_path)
     made: list[list[torch.Tensor]] = []
     for seed in SEEDS:
         try:
@@ -153,3 +199,15 @@ def test_a_planted_fault_is_caught(name: str, monkeypatch: pytest.MonkeyPatch, t
         if not all(torch.equal(a, b) for a, b in zip(made[0], made[-1], strict=True)):
             return
     pytest.fail("Nothing noticed it.")
+
+
+@pytest.mark.parametrize("planted", [False, True], ids=["shipped", "planted"])
+def test_the_proof_before_use_notices_rows_that_nobody_wrote(planted: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Shows that the proof's scene has tiles that are dark before their lists end: there backward writes zeros behind the last Gaussian."""
+    monkeypatch.setattr(proof, "CROWD", 20)
+    card = emulated(monkeypatch)
+    if planted:
+        plant(MUTATIONS["blend_back: rows behind the last"], monkeypatch, tmp_path)
+    with fresh_memory_is_nan(), pytest.raises(Disproved, match="gradient of") if planted else nullcontext():
+        proof.prove(cuda_form, torch.device("cpu"))
+    assert not card.faults

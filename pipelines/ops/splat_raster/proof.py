@@ -14,6 +14,8 @@ from . import torch_form
 WIDTH, HEIGHT = 50, 37
 CROWD = 270  # of them in one tile: more than the 256 Gaussians that a block of GPU threads loads at once
 OTHERS = 30
+WALL = 8  # opaque ones that together leave no light in the crowded tile
+HIDDEN = 40  # behind the wall: in each picture more than the 16 whose rows of gradients a block of GPU threads zeroes at once
 OPAQUE = (1.0, 0.9995, 0.9999, 1.0, 0.9992, 1.0)
 RADII_MAY_DIFFER = 0.01  # share of the Gaussians of which rounding may decide whether they are seen
 
@@ -41,7 +43,8 @@ class Drawn(NamedTuple):
 
 def scene(alpha_max: float, crowd: int, each_camera: bool) -> Scene:
     """A crowd of faint small Gaussians in one tile before 30 of all kinds: opaque ones whose alpha is clamped, one that covers both
-    pictures, one beside the pictures and one behind the cameras. Three colours and two further channels.
+    pictures, one beside the pictures and one behind the cameras. Far behind is a wall that no light of the crowded tile passes, with
+    small ones that it hides. Three colours and two further channels.
 
     Args:
         alpha_max: the form's alpha clamp. Where it is lower than the oracle's no alpha of the scene reaches it, for there the two differ.
@@ -63,10 +66,15 @@ def scene(alpha_max: float, crowd: int, each_camera: bool) -> Scene:
     opaque = slice(crowd + 3, crowd + 3 + len(OPAQUE))
     scales[opaque], opacities[opaque] = 1.4, torch.tensor(OPAQUE)
     others[3 : 3 + len(OPAQUE), 2] -= 0.5
+    wall = torch.tensor([0.0, 0.0, -1.6]) + 0.02 * normal(WALL, 3)
+    hidden = torch.tensor([0.0, 0.0, -2.9]) + normal(HIDDEN, 3) * torch.tensor([0.4, 0.4, 0.2])
+    means = torch.cat([faint, others, wall, hidden])
+    scales = torch.cat([scales, 2.2 * torch.exp(0.1 * normal(WALL, 3)), 0.1 * torch.exp(0.4 * normal(HIDDEN, 3))])
+    opacities = torch.cat([opacities, torch.linspace(0.97, 1.0, WALL), 0.1 + 0.8 * torch.rand(HIDDEN, generator=draws)])
     if alpha_max < torch_form.ALPHA_MAX:
         opacities = opacities.clamp(max=alpha_max - 0.005)
-    features = torch.rand(2 if each_camera else 1, crowd + OTHERS, 5, generator=draws)
-    return Scene(torch.cat([faint, others]), 2 * normal(crowd + OTHERS, 4), scales, opacities, features)
+    features = torch.rand(2 if each_camera else 1, len(means), 5, generator=draws)
+    return Scene(means, 2 * normal(len(means), 4), scales, opacities, features)
 
 
 def cameras() -> tuple[Tensor, Tensor]:
@@ -81,8 +89,20 @@ def cameras() -> tuple[Tensor, Tensor]:
     return viewmats, Ks
 
 
+def poison_free_memory(device: torch.device) -> None:
+    """Leaves NaN in memory that PyTorch hands out next, in blocks of all sizes up to some MB.
+
+    New memory is often zero and that of the draw before holds the right numbers: a form that leaves a part of its sums unwritten would
+    pass. As integers these bytes are indices far outside of everything.
+    """
+    sizes = [1 << 21] + [1 << power for power in range(18, 6, -1) for _ in range(8)]  # largest first, or it would not fit where it fitted
+    blocks = [torch.full((size,), torch.nan, device=device) for size in sizes]
+    del blocks  # all together: if one were freed before the next is made, the next would lie in the same place
+
+
 def draw(form: Any, parts: Scene, antialiased: bool, device: torch.device, dtype: torch.dtype = torch.float32) -> Drawn:
     """The pictures of a scene by a form, and the gradients of a sum of all their numbers, weighted at random."""
+    poison_free_memory(device)
     leaves = [part.to(device, dtype).requires_grad_() for part in parts]
     viewmats, Ks = (part.to(device, dtype) for part in cameras())
     options = {"near": 0.01, "far": 1e10, "eps2d": 0.3, "antialiased": antialiased, "absgrad": True}
