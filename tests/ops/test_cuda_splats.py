@@ -79,8 +79,10 @@ def test_more_pairs_than_the_card_has_room_for_are_refused_in_words(monkeypatch:
 
 
 @pytest.mark.parametrize("channels", [1, 12, cuda_form.FEATURES_MAX, cuda_form.FEATURES_MAX + 1])
-def test_any_number_of_channels(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As numba draws them; beyond FEATURES_MAX the PyTorch form does."""
+def test_any_number_of_channels(channels: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As numba draws them; beyond FEATURES_MAX the PyTorch form does, which is said."""
+    caplog.set_level("INFO")
+    cuda_form._say_slow.cache_clear()
     card = emulated(monkeypatch)
     viewmats, Ks = splat_cameras(cameras(2), 20, 30)
     parts, made = scene(80, size=0.15), []
@@ -94,6 +96,7 @@ def test_any_number_of_channels(channels: int, monkeypatch: pytest.MonkeyPatch) 
         made.append([picture.color.detach(), *(leaf.grad for leaf in leaves), picture.means2d.absgrad])  # type: ignore[attr-defined]
     for ours, theirs in zip(*made, strict=True):
         assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
+    assert sum("slower form" in record.getMessage() for record in caplog.records) == (channels > cuda_form.FEATURES_MAX)
     assert not card.faults
 
 

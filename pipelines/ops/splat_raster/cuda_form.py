@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def draw(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """See `torch_form.draw`."""
     if features.shape[-1] > FEATURES_MAX:
+        _say_slow()
         return torch_form.draw(
             means, quats, scales, opacities, features, viewmats, Ks, width, height,
             near=near, far=far, eps2d=eps2d, antialiased=antialiased, absgrad=absgrad,
@@ -58,6 +60,11 @@ def draw(
     picture = _Blend.apply(means2d, shapes, depths, features, extents, width, height, absgrad)
     blended, depth, alpha = picture.split([features.shape[-1], 1, 1], dim=-1)
     return blended, depth, alpha, means2d, radii
+
+
+@lru_cache
+def _say_slow() -> None:
+    log.info("Splats of more than %d features are drawn by PyTorch's slower form, for Lathe's CUDA kernels blend no more.", FEATURES_MAX)
 
 
 class _Project(torch.autograd.Function):
