@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from splat_scenes import drawn_by
+
 from ...pipelines import metrics
 from ...pipelines.ops.choose_backend import SPLAT
 from ...pipelines.rendering.splats import render_splats
@@ -15,7 +17,7 @@ from ...pipelines.splats.fit_settings import FitSettings, load_fit_preset
 from ...training.objects import split
 from .. import common, scenes
 from .findings import Finding, judged
-from .place import Place, drawing_by
+from .place import Place
 
 BARS = {"fast": (256, 300.0, 35.7), "paper": (512, 60.0, 25.0)}
 """Of each preset: pixels along an edge, seconds at most, PSNR of the views at least (dB). With numba `fast` reaches 36.2; `paper` has not
@@ -31,7 +33,7 @@ def fit_of(preset: str) -> Callable[[Place], Iterator[Finding]]:
         settings, size = load_fit_preset(preset), BARS[preset][0]
         if place.emulated:
             ours = _fitted(with_changes(settings, steps=10, points=150), 32, "cpu")
-            with drawing_by(SPLAT.module("numba")):
+            with drawn_by(SPLAT.module("numba")):
                 numba = _fitted(with_changes(settings, steps=10, points=150), 32, "cpu")
             words = f"10 steps, {ours['gaussians']} Gaussians: {ours['psnr']:.3f} dB, with numba {numba['psnr']:.3f} dB"
             yield judged(abs(ours["psnr"] - numba["psnr"]) < SAME_DB, f"fit {preset}", f"{words}; seconds not measured without a GPU")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import os
 import shutil
@@ -19,7 +18,7 @@ from ... import pipelines
 from ...pipelines.ops import choose_backend
 from ...pipelines.ops.cuda import nvrtc
 from ...pipelines.ops.prove_worker import prove_in_child
-from ...pipelines.ops.splat_raster import cuda_form, cuda_lists
+from ...pipelines.ops.splat_raster import cuda_form
 from ..speed_cases import splats
 from .findings import Finding, judged, not_measured, note
 from .pictures import drawn
@@ -27,8 +26,6 @@ from .place import Place
 
 PROOF_SECONDS = 20.0
 """What the proof in a child process may take, from its start to the verdict."""
-TEXTS = ((cuda_form.PROJECTION, ()), (cuda_lists.LISTS, ()), (cuda_form.BLENDING, ("-DFEATURES=3",)))
-"""What a first picture in three colours compiles."""
 
 
 def machine(place: Place) -> Iterator[Finding]:
@@ -70,7 +67,11 @@ def compiling(place: Place) -> Iterator[Finding]:
     known = compiler.architectures
     targets = sorted({known[0], 90, known[-1]} & set(known))
     start = time.perf_counter()
-    sizes = [len(compiler.compile(file.read_text("utf-8"), file.name, f"sm_{arch}", how)) for arch in targets for file, how in TEXTS]
+    sizes = [
+        len(compiler.compile(file.read_text("utf-8"), file.name, f"sm_{arch}", how))
+        for arch in targets
+        for file, how in cuda_form.FOR_COLOURS
+    ]
     seconds = time.perf_counter() - start
     words = f"{len(sizes)} programs for sm {targets} by NVRTC {compiler.version} in {seconds:.1f} s"
     yield judged(min(sizes) > 0, "compiling", words, seconds=seconds)
@@ -148,9 +149,8 @@ def other_forms(place: Place) -> Iterator[Finding]:
             if is_oracle and (place.emulated or operation is choose_backend.SILHOUETTES):
                 continue  # it would be compared with itself
             name = f"{operation.name}: {form} on {place.device}"
-            library = choose_backend.LIBRARIES.get(form)
-            if library is not None and importlib.util.find_spec(library) is None:
-                yield not_measured(name, f"{library} is not installed")
+            if reason := choose_backend.missing(form):
+                yield not_measured(name, reason)
                 continue
             try:
                 # PyTorch's own sums on a GPU are atomic

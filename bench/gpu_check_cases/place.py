@@ -72,10 +72,3 @@ def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
-
-
-@contextmanager
-def drawing_by(form: ModuleType) -> Iterator[None]:
-    """Another form draws meanwhile."""
-    with patched(dispatch, "backend_for", lambda device: form):
-        yield

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
+
+from ...pipelines.ops.prove_worker import end_tree
+
+__all__ = ["end", "end_tree", "start"]
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
@@ -24,13 +25,3 @@ def end(process: subprocess.Popen[str]) -> None:
         end_tree(process.pid)
         process.kill()  # where the system had no means to end them together
     process.wait()
-
-
-def end_tree(pid: int) -> None:
-    """Ends the process of this number, which another process may have begun by `start`, and what it started. None such is no error."""
-    if sys.platform == "win32":
-        command = ["taskkill", "/T", "/F", "/PID", str(pid)]
-        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-        return
-    with suppress(ProcessLookupError, PermissionError):  # the latter on macOS, where all of them have ended but are not yet forgotten
-        os.killpg(pid, signal.SIGKILL)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from splat_scenes import drawn_by
 
 from ...pipelines.ops import choose_backend
 from ..speed_cases import splats
 from .findings import Finding, judged, not_measured, note
 from .pictures import drawn
-from .place import Place, drawing_by
+from .place import Place
 
 SIZES = ((10_000, 256, 1), (50_000, 512, 1), (100_000, 512, 1), (100_000, 512, 4), (500_000, 1024, 1))
 """Gaussians, pixels along an edge, cameras."""
@@ -33,14 +33,13 @@ def times_of(form: str) -> Callable[[Place], Iterator[Finding]]:
 
     def work(place: Place) -> Iterator[Finding]:
         device = "cpu" if form == "numba" else str(place.device)
-        library = choose_backend.LIBRARIES.get(form)
-        if library is not None and importlib.util.find_spec(library) is None:
-            yield not_measured(f"times of {form}", f"{library} is not installed")
+        if reason := choose_backend.missing(form):
+            yield not_measured(f"times of {form}", reason)
             return
         module = choose_backend.SPLAT.module(form)
         cases = place.either(SIZES[:2] if form == "torch" else SIZES, EMULATED_SIZES)
         repeats = place.either(FEWER.get(form, REPEATS), 1)
-        with drawing_by(module):
+        with drawn_by(module):
             for n, size, views in cases:
                 yield _timed(place, form, device, (n, size, views), repeats)
 

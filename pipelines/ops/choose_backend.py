@@ -169,7 +169,7 @@ def _decide(operation: Operation, device: torch.device, again: bool) -> tuple[Mo
     for form in order if only is None else (only,):
         if form == ORACLE:
             break
-        reason: str | None = "left out by LATHE_BACKEND" if only is None and form in without else _missing(form)
+        reason: str | None = "left out by LATHE_BACKEND" if only is None and form in without else missing(form)
         if reason is None:
             verdict = _verdicts.get((operation, device, form)) or _verdict(operation, form, device, again)
             if verdict.final:
@@ -211,8 +211,8 @@ def _remedy(form: str) -> str:
     return f"Lathe's own kernels do not work here: update the driver and PyTorch, or leave them out with LATHE_BACKEND=-{form}."
 
 
-def _missing(form: str) -> str | None:
-    """Why a form cannot be on this machine, found without importing anything."""
+def missing(form: str) -> str | None:
+    """Why a form cannot be on this machine, None where it may; found without importing anything."""
     if form == "cuda" and torch.version.hip is not None:
         return "for NVIDIA cards only"
     library = LIBRARIES.get(form)

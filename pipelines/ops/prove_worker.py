@@ -106,14 +106,18 @@ def _run(command: list[str], said: Path, words: Path, seconds: float, start_seco
             _end(child)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ends a child and all that it started, such as compilers."""
+def end_tree(pid: int) -> None:
+    """Ends a process that leads a group of its own, and all that it started, such as compilers. No such process is no error."""
     with suppress(OSError, subprocess.TimeoutExpired):
         if sys.platform == "win32":
-            command, quiet = ["taskkill", "/T", "/F", "/PID", str(child.pid)], subprocess.DEVNULL
+            command, quiet = ["taskkill", "/T", "/F", "/PID", str(pid)], subprocess.DEVNULL
             subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, creationflags=NO_WINDOW, timeout=END_SECONDS)
         else:
-            os.killpg(child.pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    end_tree(child.pid)
     child.kill()
     with suppress(subprocess.TimeoutExpired):
         child.wait(END_SECONDS)

@@ -130,7 +130,7 @@ def test_gradients_that_bands_change_by_one_bit_do_not_pass(here, monkeypatch):
 @needs_emulator
 @pytest.mark.parametrize(("shipped", "verdict"), [([], "NOT MEASURED"), (["blend", "forgotten"], "FAIL")])
 def test_that_every_kernel_runs_is_not_said_unseen(here, monkeypatch, shipped, verdict):
-    """On Windows which kernels ship is not known."""
+    """Where none that ships is found nothing is measured."""
     monkeypatch.setattr(launches, "small_scenes", lambda device: None)
     monkeypatch.setattr(launches, "shipped_kernels", lambda: shipped)
     (found,) = launches.every_kernel(here)

@@ -10,8 +10,7 @@ Layout of the table, one row of features per entry, level after level:
 
 Forms, chosen by `choose_backend`: on CUDA tiny-cuda-nn, elsewhere numba (tensors of other devices are copied to the CPU and back); at last
 the PyTorch form on the device. float64, and other than 2 features a level, are PyTorch's.
-Gradients go to the table and to the points, first
-order only: for losses on normals take finite differences of the field.
+Gradients go to the table and to the points, first order only: for losses on normals take finite differences of the field.
 """
 
 from __future__ import annotations

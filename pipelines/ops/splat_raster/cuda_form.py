@@ -37,7 +37,7 @@ def prepare(device: torch.device) -> None:
         RuntimeError: no compiler works here, or the driver refuses.
     """
     start, card = time.perf_counter(), cards.card(device)
-    for file, options in ((PROJECTION, ()), (LISTS, ()), (BLENDING, _options(3))):
+    for file, options in FOR_COLOURS:
         card.program(file, options)
     log.info("Splats on %s: kernels compiled by %s in %.1f s", device, card.words, time.perf_counter() - start)
 
@@ -154,6 +154,10 @@ def _program(device: torch.device, features: int) -> Program:
 
 def _options(features: int) -> tuple[str, ...]:
     return (f"-DFEATURES={features}",)
+
+
+FOR_COLOURS = ((PROJECTION, ()), (LISTS, ()), (BLENDING, _options(3)))
+"""The texts, with the compiler's options, that a picture in three colours needs."""
 
 
 def _rows_of(values: Tensor) -> int:
